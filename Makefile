@@ -1,0 +1,21 @@
+# Two commands: `make demo` and `make test`. Both make the virtual environment first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+demo: .venv/ready
+	$(BIN)/vpl demo --out demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# torch first and exactly: looser requests pull gigabytes of CUDA on machines that have no GPU.
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[openai,test,dev]"
+	touch $@

@@ -1,0 +1,7 @@
+"""`python -m vpl`."""
+
+import sys
+
+from vpl.cli import main
+
+sys.exit(main())

@@ -1,0 +1,221 @@
+"""Class sets: the names of a data set, the words that CLIP reads for them, background words and colours.
+
+METHOD.md 0. Label values: 0 is background, class number c (from 0) is written as c + 1, 255 is ignore.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpl.errors import DataError
+
+IGNORE = 255
+MOST_CLASSES = 254
+
+BACKGROUND_WORDS = (
+    "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway",
+    "railroad", "keyboard", "helmet", "cloud", "house", "mountain", "ocean", "road", "rock", "street", "valley",
+    "bridge", "sign",
+)  # fmt: skip
+"""CLIP-ES's background words for VOC. [ref]"""
+
+_VOC_NAMES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+_VOC_WORDS = {
+    "bird": "bird avian",
+    "chair": "chair seat",
+    "diningtable": "dining table",
+    "person": "person with clothes,people,human",
+    "pottedplant": "potted plant",
+    "tvmonitor": "tvmonitor screen",
+}
+_COCO_NAMES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant",
+    "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee", "skis", "snowboard",
+    "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle",
+    "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli",
+    "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet",
+    "tv", "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
+    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
+)  # fmt: skip
+_COCO_WORDS = {
+    "bird": "bird avian",
+    "chair": "chair seat",
+    "person": "person with clothes,people,human",
+    "tv": "tvmonitor screen",
+}
+
+
+@dataclass(frozen=True)
+class ClassSet:
+    """The foreground classes of a data set, in label order.
+
+    Attributes:
+        names: C class names, the tags that users write.
+        words: C prompt words, what CLIP reads in a name's place; empty: the names.
+        background: B background words; a word that is also a class name is dropped (`dropped` tells which).
+        colors: C colours (R, G, B), 0 to 255; empty: the VOC palette.
+
+    Raises:
+        DataError: no class, too many, a double name, or lists of another length than the names.
+    """
+
+    names: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    background: tuple[str, ...] = BACKGROUND_WORDS
+    colors: tuple[tuple[int, int, int], ...] = ()
+    dropped: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        names = tuple(self.names)
+        if not 1 <= len(names) <= MOST_CLASSES:
+            raise DataError(f"the class set has {len(names)} classes; expected 1 to {MOST_CLASSES}.")
+        doubles = sorted({name for name in names if names.count(name) > 1})
+        if doubles:
+            raise DataError(f"the class set names {', '.join(doubles)} twice; expected each name once.")
+        if "background" in names:
+            raise DataError("the class set names 'background' as a class; leave it out: label 0 is always background.")
+        for field_name, wanted in (("words", self.words), ("colors", self.colors)):
+            if wanted and len(wanted) != len(names):
+                raise DataError(
+                    f"the class set has {len(names)} names but {len(wanted)} {field_name}; expected one each."
+                )
+        palette = voc_palette()
+        known = {name.lower() for name in names}
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "words", tuple(self.words) or names)
+        object.__setattr__(self, "colors", tuple(self.colors) or tuple(palette[1 : len(names) + 1]))
+        object.__setattr__(self, "dropped", tuple(word for word in self.background if word.lower() in known))
+        object.__setattr__(self, "background", tuple(word for word in self.background if word.lower() not in known))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def index(self, name: str) -> int:
+        """The number (from 0) of a class.
+
+        Raises:
+            DataError: the name is unknown; the message gives the closest one.
+        """
+        try:
+            return self.names.index(name)
+        except ValueError:
+            raise DataError(f"unknown tag {name!r}; the closest class is {self.closest(name)!r}.") from None
+
+    def closest(self, name: str) -> str:
+        """The known name that is spelled most like `name`."""
+        lowered = {known.lower(): known for known in self.names}
+        return lowered[difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.0)[0]]
+
+    def palette(self) -> list[tuple[int, int, int]]:
+        """256 colours by label value: black, the classes', the VOC palette for the rest (255: cream)."""
+        colors = voc_palette()
+        colors[1 : len(self) + 1] = self.colors
+        return colors
+
+    def to_toml(self) -> str:
+        """The class set as a classes file that `from_file` reads back."""
+        import tomlkit
+
+        document = tomlkit.document()
+        document.add("background", list(self.background))
+        rows = tomlkit.aot()
+        for name, words, color in zip(self.names, self.words, self.colors, strict=True):
+            row = tomlkit.table()
+            row.add("name", name)
+            if words != name:
+                row.add("words", words)
+            row.add("color", "#{:02x}{:02x}{:02x}".format(*color))
+            rows.append(row)
+        document.add("class", rows)
+        return tomlkit.dumps(document)
+
+
+def voc() -> ClassSet:
+    """The 20 classes of PASCAL VOC with CLIP-ES's words. [ref]"""
+    return ClassSet(_VOC_NAMES, tuple(_VOC_WORDS.get(name, name) for name in _VOC_NAMES))
+
+
+def coco() -> ClassSet:
+    """The 80 things of MS COCO with CLIP-ES's background words. [ref]"""
+    background = tuple(word for word in BACKGROUND_WORDS if word not in ("keyboard", "sign"))
+    return ClassSet(_COCO_NAMES, tuple(_COCO_WORDS.get(name, name) for name in _COCO_NAMES), background)
+
+
+def voc_palette() -> list[tuple[int, int, int]]:
+    """VOC's 256 colours: the bits of a label, dealt in turn to red, green and blue from the top."""
+    colors = []
+    for label in range(256):
+        channels = [0, 0, 0]
+        for bit in range(8):
+            channels[bit % 3] |= ((label >> bit) & 1) << (7 - bit // 3)
+        colors.append(tuple(channels))
+    return colors
+
+
+def from_file(path: str | Path) -> ClassSet:
+    """Read a classes file.
+
+    .txt: one name per line. .csv: a header with `name` and, if wanted, `words` and `color` (#rrggbb). .toml: an array
+    `[[class]]` of tables with the same three keys and, if wanted, a list `background` of background words.
+
+    Raises:
+        DataError: the file can't be read, or a line is wrong; the message names the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"the classes file {path} can't be read ({error.strerror}); check the path.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"the classes file {path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from error
+    background: Sequence[str] = BACKGROUND_WORDS
+    if path.suffix == ".toml":
+        rows, background = _toml_rows(path, text)
+    elif path.suffix == ".csv":
+        rows = [row for row in csv.DictReader(text.splitlines(), skipinitialspace=True) if any(row.values())]
+    else:
+        rows = [{"name": line.strip()} for line in text.splitlines() if line.strip()]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row.get("name"), str) or not row["name"].strip():
+            raise DataError(f"class {number} of {path} has no name; expected a column or key 'name' with a text.")
+    names = tuple(row["name"].strip() for row in rows)
+    words = tuple(str(row.get("words") or "").strip() or name for row, name in zip(rows, names, strict=True))
+    palette = voc_palette()
+    colors = tuple(
+        _color(path, name, row["color"]) if row.get("color") else palette[number]
+        for number, (row, name) in enumerate(zip(rows, names, strict=True), 1)
+        if number < IGNORE
+    )
+    if len(names) > MOST_CLASSES:
+        raise DataError(f"{path} has {len(names)} classes; expected 1 to {MOST_CLASSES}.")
+    return ClassSet(names, words, tuple(background), colors)
+
+
+def _toml_rows(path: Path, text: str) -> tuple[list[dict], Sequence[str]]:
+    try:
+        tree = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"the classes file {path} is no valid TOML ({error}); mend that line.") from error
+    rows, background = tree.get("class", []), tree.get("background", BACKGROUND_WORDS)
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise DataError(f"'class' of {path} is no list of tables; write each class as [[class]] with a name.")
+    if isinstance(background, str) or not all(isinstance(word, str) for word in background):
+        raise DataError(f"'background' of {path} is {background!r}; expected a list of words.")
+    return rows, background
+
+
+def _color(path: Path, name: str, text: object) -> tuple[int, int, int]:
+    if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text.strip()):
+        raise DataError(f"the colour of {name!r} in {path} is {text!r}; expected six hex digits such as #ff8800.")
+    digits = text.strip()[1:]
+    return tuple(int(digits[place : place + 2], 16) for place in (0, 2, 4))

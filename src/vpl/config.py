@@ -1,0 +1,376 @@
+"""Every number that shapes a result, with its default, its bounds and its source.
+
+One frozen dataclass per stage, checked when it is made. A field's metadata say where its default comes from: "paper"
+(arXiv 2412.19650), "reference" (CLIP-ES, arXiv 2212.09506; InMaP, arXiv 2310.19752; DenseCRF, NIPS 2011) or "ours"
+(the paper's summary is silent; see docs/decisions.md). VOC, COCO and scenes are three rows of values: `PRESETS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from vpl.errors import ConfigError
+
+PAPER, REFERENCE, OURS = "paper", "reference", "ours"
+
+INMAP_TEMPLATES = (
+    "itap of a {}.",
+    "a origami {}.",
+    "a bad photo of the {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+TEMPLATE_STRATEGIES: dict[str, tuple[str, ...]] = {
+    "clip-es": ("a clean origami {}.",),
+    "inmap": INMAP_TEMPLATES,
+    "photo": ("a photo of a {}.",),
+}
+
+
+def value(default, source: str, help: str, *, low=None, high=None, choices=()):
+    """A field with its source and its bounds (both ends allowed)."""
+    return field(
+        default=default, metadata={"source": source, "help": help, "low": low, "high": high, "choices": tuple(choices)}
+    )
+
+
+class Section:
+    """Checks every field of a section against its annotation's type and its bounds when the section is made."""
+
+    def __post_init__(self):
+        kinds = typing.get_type_hints(type(self))
+        for item in fields(self):
+            name = f"{type(self).name}.{item.name}"
+            object.__setattr__(
+                self, item.name, _checked(name, getattr(self, item.name), kinds[item.name], item.metadata)
+            )
+
+
+def _checked(name: str, given, kind, metadata):
+    """`given` as `kind`, or a ConfigError that names the field, what came and what was expected."""
+    if typing.get_origin(kind) is tuple:
+        if isinstance(given, str) or not isinstance(given, Iterable):
+            raise ConfigError(f"{name} is {given!r}; expected a list. Write it as [a, b].")
+        member = typing.get_args(kind)[0]
+        return tuple(_checked(name, item, member, metadata) for item in given)
+    if kind is float and isinstance(given, int) and not isinstance(given, bool):
+        given = float(given)
+    if type(given) is not kind:
+        raise ConfigError(f"{name} is {given!r}; expected {_kind_words(kind)}.")
+    low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
+    if choices and given not in choices:
+        raise ConfigError(f"{name} is {given!r}; expected one of {', '.join(map(str, choices))}.")
+    if (low is not None and not given >= low) or (high is not None and not given <= high):
+        bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
+        raise ConfigError(f"{name} is {given!r}; expected a number {bounds}.")
+    return given
+
+
+def _kind_words(kind) -> str:
+    return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind]
+
+
+@dataclass(frozen=True)
+class DataConfig(Section):
+    """Where the photographs and their tags are. Masks are read by evaluation alone."""
+
+    name: typing.ClassVar[str] = "data"
+    format: str = value("folder", OURS, "how the data lie on disk", choices=("folder", "class-folders", "voc", "coco"))
+    images: str = value("", OURS, "folder of images (voc: the VOC2012 folder)")
+    tags: str = value("", OURS, "folder: CSV or JSONL of tags; coco: instances JSON")
+    masks: str = value("", OURS, "folder of truth masks, for evaluation only; empty: none")
+    split: str = value("", OURS, "voc: train, val, trainval or train_aug")
+    classes: str = value("", OURS, "voc, coco, scenes or a classes file; empty: every tag that occurs")
+
+
+@dataclass(frozen=True)
+class ValidationConfig(DataConfig):
+    """The held-out split that the network is evaluated on; no images: none."""
+
+    name: typing.ClassVar[str] = "validation"
+
+
+@dataclass(frozen=True)
+class ClipConfig(Section):
+    """The frozen CLIP."""
+
+    name: typing.ClassVar[str] = "clip"
+    model: str = value("pocket", OURS, "pocket, a hub name, a folder in transformers' format, or OpenAI's .pt")
+    precision: str = value("float32", OURS, "number format of the encoders", choices=("float32", "bfloat16"))
+    max_side: int = value(1024, OURS, "longer images are scaled down to this side, in pixels", low=16, high=16384)
+    scale: float = value(1.0, OURS, "image size at the encoder over its size on disk", low=0.05, high=16.0)
+    batch: int = value(8, OURS, "most images in one pass of the encoder", low=1)
+    attention_blocks: int = value(8, REFERENCE, "last blocks whose attention is averaged", low=1)
+
+
+@dataclass(frozen=True)
+class PromptConfig(Section):
+    """METHOD.md 0: text prototypes."""
+
+    name: typing.ClassVar[str] = "prompts"
+    templates: tuple[str, ...] = value(
+        TEMPLATE_STRATEGIES["clip-es"], REFERENCE, "prompt templates with {}, or one of clip-es, inmap, photo"
+    )
+    class_words: bool = value(True, REFERENCE, "use the class set's better prompt words")
+    background_words: bool = value(True, REFERENCE, "use the class set's background words")
+
+    def __post_init__(self):
+        if isinstance(self.templates, str):
+            object.__setattr__(self, "templates", (self.templates,))
+        if len(self.templates) == 1 and self.templates[0] in TEMPLATE_STRATEGIES:
+            object.__setattr__(self, "templates", TEMPLATE_STRATEGIES[self.templates[0]])
+        super().__post_init__()
+        bad = [template for template in self.templates if template.count("{}") != 1]
+        if bad or not self.templates:
+            raise ConfigError(
+                f"prompts.templates is {list(self.templates)}; expected texts with one {{}} each, "
+                f"or one of {', '.join(TEMPLATE_STRATEGIES)}."
+            )
+
+
+@dataclass(frozen=True)
+class RefineConfig(Section):
+    """METHOD.md 2: attention as affinity."""
+
+    name: typing.ClassVar[str] = "refine"
+    enabled: bool = value(True, REFERENCE, "spread seeds along the attention")
+    rounds: int = value(3, REFERENCE, "column and row normalisations of the attention", low=1)
+    box: bool = value(True, REFERENCE, "keep the affinity inside the seed's boxes")
+    box_threshold: float = value(0.4, REFERENCE, "seed share that opens a box (0.4 VOC, 0.7 COCO)", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class PrototypeConfig(Section):
+    """METHOD.md 3: vision prototypes."""
+
+    name: typing.ClassVar[str] = "prototypes"
+    kind: str = value("vision", PAPER, "which prototypes make the seeds", choices=("vision", "text"))
+    phi: float = value(0.5, OURS, "Φ: a tag's region is where its text seed is above this", low=0.0, high=1.0)
+    background_phi: float = value(0.2, OURS, "the background region: all seeds below this", low=0.0, high=1.0)
+    region: str = value("pooled", OURS, "region embedding", choices=("pooled", "masked", "image"))
+    refined: bool = value(False, OURS, "cut regions out of refined seeds rather than of bare ones")
+    tags: str = value(
+        "restrict",
+        OURS,
+        "labels over the image's tags, over all classes, or its own tag",
+        choices=("restrict", "all", "own"),
+    )
+    text_temperature: float = value(0.01, PAPER, "τT", low=1e-4, high=10.0)
+    image_temperature: float = value(0.03, PAPER, "τI", low=1e-4, high=10.0)
+    step: float = value(10.0, REFERENCE, "step of the projected gradient descent, over N τI", low=0.0)
+    steps: int = value(2000, REFERENCE, "most steps", low=0)
+    tolerance: float = value(1e-4, OURS, "end when 20 steps lower the KL by less than this share; 0: never", low=0.0)
+    sinkhorn_rounds: int = value(0, REFERENCE, "Sinkhorn balancing of the labels (InMaP: 20); 0: off", low=0)
+    one_hot: float = value(1.0, REFERENCE, "labels above this become one-hot (InMaP: 0.6); 1: off", low=0.0, high=1.0)
+    rounds: int = value(1, OURS, "times that regions and prototypes are made", low=1, high=10)
+
+
+@dataclass(frozen=True)
+class CrfConfig(Section):
+    """METHOD.md 4: dense CRF."""
+
+    name: typing.ClassVar[str] = "crf"
+    enabled: bool = value(True, REFERENCE, "mean-field CRF over the refined seeds")
+    rounds: int = value(10, REFERENCE, "mean-field rounds", low=0)
+    gaussian_sigma: float = value(1.0, REFERENCE, "σ of the smoothness kernel, pixels", low=1e-3)
+    gaussian_weight: float = value(3.0, REFERENCE, "weight of the smoothness kernel", low=0.0)
+    bilateral_sigma: float = value(67.0, REFERENCE, "σ_xy of the appearance kernel, pixels", low=1e-3)
+    bilateral_color: float = value(3.0, REFERENCE, "σ_rgb of the appearance kernel, of 255", low=1e-3)
+    bilateral_weight: float = value(4.0, REFERENCE, "weight of the appearance kernel", low=0.0)
+    mode: str = value("exact", OURS, "exact: full resolution; fast: half resolution", choices=("exact", "fast"))
+
+
+@dataclass(frozen=True)
+class LabelConfig(Section):
+    """METHOD.md 4: pseudo-masks."""
+
+    name: typing.ClassVar[str] = "labels"
+    background_exponent: float = value(1.0, REFERENCE, "a: background score (1 - max seed)^a", low=0.01, high=20.0)
+    confidence: float = value(0.95, REFERENCE, "less probable pixels become 255, ignore", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True)
+class DecoderConfig(Section):
+    """METHOD.md 5: the segmentation head over frozen features."""
+
+    name: typing.ClassVar[str] = "decoder"
+    network: str = value("decoder", OURS, "decoder, or hf:<name or config folder> of a transformers student")
+    width: int = value(256, OURS, "channels of each block's projection and of the head", low=8)
+    blocks: int = value(3, OURS, "transformer blocks of the head", low=0)
+    heads: int = value(8, OURS, "attention heads of the head", low=1)
+
+
+@dataclass(frozen=True)
+class RscConfig(Section):
+    """METHOD.md 5: regional semantic contrast."""
+
+    name: typing.ClassVar[str] = "rsc"
+    weight: float = value(0.1, OURS, "λ; 0: off", low=0.0)
+    pull: bool = value(True, PAPER, "pull a tag's region to its vision prototype")
+    suppress: bool = value(True, PAPER, "push the complement and absent classes' masks away")
+    region: str = value("pooled", OURS, "region embedding", choices=("pooled", "masked"))
+
+
+@dataclass(frozen=True)
+class TrainConfig(Section):
+    """METHOD.md 5: optimisation."""
+
+    name: typing.ClassVar[str] = "train"
+    steps: int = value(30000, OURS, "optimiser steps (WeCLIP: 30,000 on VOC, 80,000 on COCO)", low=1)
+    batch: int = value(4, OURS, "images per optimiser step, over all processes", low=1)
+    accumulate: int = value(1, OURS, "parts in which a batch is computed", low=1)
+    crop: int = value(320, OURS, "side of the training crop, pixels", low=16)
+    scale_low: float = value(0.5, OURS, "smallest random scale", low=0.05)
+    scale_high: float = value(2.0, OURS, "largest random scale", low=0.05)
+    flip: bool = value(True, OURS, "random horizontal flip")
+    learning_rate: float = value(0.01, OURS, "SGD's first learning rate", low=0.0)
+    momentum: float = value(0.9, OURS, "SGD's momentum", low=0.0, high=1.0)
+    weight_decay: float = value(1e-4, OURS, "SGD's weight decay", low=0.0)
+    power: float = value(0.9, OURS, "exponent of the poly schedule", low=0.0)
+    online: bool = value(False, OURS, "decoder affinities refine the pseudo-masks during training")
+    precision: str = value("float32", OURS, "number format of the network's passes", choices=("float32", "bfloat16"))
+    cache_gb: float = value(0.0, OURS, "disk for frozen features where nothing is augmented, GB; 0: off", low=0.0)
+    checkpoint_every: int = value(500, OURS, "steps between checkpoints", low=1)
+
+
+@dataclass(frozen=True)
+class PredictConfig(Section):
+    """METHOD.md 6: prediction without tags."""
+
+    name: typing.ClassVar[str] = "predict"
+    scales: tuple[float, ...] = value((0.75, 1.0, 1.25), OURS, "scales of the second protocol", low=0.05, high=8.0)
+    flip: bool = value(True, OURS, "average with the flipped image in the second protocol")
+    crf: bool = value(True, PAPER, "CRF in the second protocol")
+    window: int = value(1024, OURS, "longer images are cut into overlapping windows of this side, pixels", low=32)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All of it. `seed` starts every random state."""
+
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    validation: ValidationConfig = ValidationConfig()
+    clip: ClipConfig = ClipConfig()
+    prompts: PromptConfig = PromptConfig()
+    prototypes: PrototypeConfig = PrototypeConfig()
+    refine: RefineConfig = RefineConfig()
+    crf: CrfConfig = CrfConfig()
+    labels: LabelConfig = LabelConfig()
+    decoder: DecoderConfig = DecoderConfig()
+    rsc: RscConfig = RscConfig()
+    train: TrainConfig = TrainConfig()
+    predict: PredictConfig = PredictConfig()
+
+    def __post_init__(self):
+        if type(self.seed) is not int or self.seed < 0:
+            raise ConfigError(f"seed is {self.seed!r}; expected a whole number of at least 0.")
+
+    def with_values(self, values: Mapping[str, object]) -> Config:
+        """A copy with `values`: dotted keys ("prototypes.phi") to values of the field's type, or their text.
+
+        Raises:
+            ConfigError: a key is unknown (the message names the closest one) or a value is out of its bounds.
+        """
+        known = self.flat()
+        changes: dict[str, dict[str, object]] = {}
+        for key, given in values.items():
+            if key not in known:
+                close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+                raise ConfigError(f"unknown configuration key {key!r}; the closest one is {close[0]!r}.")
+            section, _, name = key.rpartition(".")
+            changes.setdefault(section, {})[name] = _parsed(key, given, known[key])
+        top = changes.pop("", {})
+        sections = {name: dataclasses.replace(getattr(self, name), **new) for name, new in changes.items()}
+        return dataclasses.replace(self, **top, **sections)
+
+    def flat(self) -> dict[str, object]:
+        """Every value by its dotted key, in reading order."""
+        rows: dict[str, object] = {"seed": self.seed}
+        for item in fields(self)[1:]:
+            section = getattr(self, item.name)
+            rows |= {f"{item.name}.{one.name}": getattr(section, one.name) for one in fields(section)}
+        return rows
+
+    def differences(self, other: Config) -> dict[str, tuple[object, object]]:
+        """Dotted key -> (ours, theirs) for every value that differs."""
+        theirs = other.flat()
+        return {key: (own, theirs[key]) for key, own in self.flat().items() if own != theirs[key]}
+
+    def to_toml(self) -> str:
+        """The configuration as TOML, each value with its source and meaning as a comment."""
+        import tomlkit
+
+        document = tomlkit.document()
+        document.add("seed", tomlkit.item(self.seed))
+        for item in fields(self)[1:]:
+            section, table = getattr(self, item.name), tomlkit.table()
+            for one in fields(section):
+                given = getattr(section, one.name)
+                written = tomlkit.item(list(given) if isinstance(given, tuple) else given)
+                table.add(one.name, written.comment(f"{one.metadata['source']}: {one.metadata['help']}"))
+            document.add(item.name, table)
+        return tomlkit.dumps(document)
+
+    @classmethod
+    def from_toml(cls, path: str | Path, base: Config | None = None) -> Config:
+        """`base` (default: the defaults) changed by the values of a TOML file.
+
+        Raises:
+            ConfigError: the file can't be read, is no TOML, or holds an unknown key or a value out of bounds.
+        """
+        try:
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"the configuration {path} can't be read ({error.strerror}); check the path.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"the configuration {path} is no valid TOML ({error}); mend that line.") from error
+        values: dict[str, object] = {}
+        for key, given in tree.items():
+            values |= {f"{key}.{name}": one for name, one in given.items()} if isinstance(given, dict) else {key: given}
+        return (base or cls()).with_values(values)
+
+
+def _parsed(key: str, given, current):
+    """A value given as text ("0.3", "true", "[0.5, 1.0]") in the type of the current value."""
+    if not isinstance(given, str) or isinstance(current, str):
+        if type(current) is int and type(given) is not int:
+            raise ConfigError(f"{key} is {given!r}; expected a whole number.")
+        return given
+    try:
+        return tomllib.loads(f"value = {given}")["value"]
+    except tomllib.TOMLDecodeError:
+        return given
+
+
+_VOC: dict[str, object] = {"data.format": "voc", "data.classes": "voc", "data.split": "train"}
+_COCO: dict[str, object] = {
+    "data.format": "coco",
+    "data.classes": "coco",
+    "refine.box_threshold": 0.7,
+    "train.steps": 80000,
+}
+_SCENES: dict[str, object] = {"data.format": "folder", "data.classes": "scenes"}
+PRESETS: types.MappingProxyType[str, dict[str, object]] = types.MappingProxyType(
+    {"voc": _VOC, "coco": _COCO, "scenes": _SCENES}
+)
+
+
+def preset(name: str) -> Config:
+    """The defaults with one row of `PRESETS`: voc, coco or scenes.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}.")
+    return Config().with_values(PRESETS[name])
