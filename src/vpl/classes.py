@@ -17,6 +17,7 @@ from vpl.errors import DataError
 
 IGNORE = 255
 MOST_CLASSES = 254
+_ROW_KEYS = ("name", "words", "color")
 
 BACKGROUND_WORDS = (
     "ground", "land", "grass", "tree", "building", "wall", "sky", "lake", "water", "river", "sea", "railway",
@@ -173,21 +174,30 @@ def from_file(path: str | Path) -> ClassSet:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():
+            raise DataError(f"the classes file {path} is no regular file; check the path.")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"the classes file {path} can't be read ({error.strerror}); check the path.") from error
     except UnicodeDecodeError as error:
         raise DataError(f"the classes file {path} is not UTF-8 (byte {error.start}); save it as UTF-8.") from error
+    except ValueError as error:
+        raise DataError(f"the classes file {str(path)!r} is no path; check it.") from error
     background: Sequence[str] = BACKGROUND_WORDS
     if path.suffix == ".toml":
         rows, background = _toml_rows(path, text)
     elif path.suffix == ".csv":
-        rows = [row for row in csv.DictReader(text.splitlines(), skipinitialspace=True) if any(row.values())]
+        rows = _csv_rows(path, text)
     else:
         rows = [{"name": line.strip()} for line in text.splitlines() if line.strip()]
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("name"), str) or not row["name"].strip():
             raise DataError(f"class {number} of {path} has no name; expected a column or key 'name' with a text.")
+        if re.search(r"[\x00-\x1f\x7f]", row["name"].strip()):
+            raise DataError(f"the name of class {number} of {path} holds control characters; write it as plain text.")
+        unknown = next((key for key in row if key not in _ROW_KEYS), None)
+        if unknown is not None:
+            raise DataError(f"class {number} of {path} has the key {unknown!r}; expected {', '.join(_ROW_KEYS)}.")
     names = tuple(row["name"].strip() for row in rows)
     words = tuple(str(row.get("words") or "").strip() or name for row, name in zip(rows, names, strict=True))
     palette = voc_palette()
@@ -201,17 +211,36 @@ def from_file(path: str | Path) -> ClassSet:
     return ClassSet(names, words, tuple(background), colors)
 
 
+def _csv_rows(path: Path, text: str) -> list[dict]:
+    reader = csv.DictReader(
+        text.splitlines(), restkey="(more columns than the header)", skipinitialspace=True, strict=True
+    )
+    try:
+        return [row for row in reader if any(row.values())]
+    except csv.Error as error:
+        raise DataError(
+            f"line {reader.reader.line_num} of the classes file {path} is no CSV ({error}); mend it."
+        ) from error
+
+
 def _toml_rows(path: Path, text: str) -> tuple[list[dict], Sequence[str]]:
     try:
         tree = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise DataError(f"the classes file {path} is no valid TOML ({error}); mend that line.") from error
     rows, background = tree.get("class", []), tree.get("background", BACKGROUND_WORDS)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"'class' of {path} is no list of tables; write each class as [[class]] with a name.")
-    if isinstance(background, str) or not all(isinstance(word, str) for word in background):
+    unknown = next((key for key in tree if key not in ("class", "background")), None)
+    if unknown is not None:
+        raise DataError(f"{path} has the key {unknown!r}; expected [[class]] tables and a list 'background'.")
+    if isinstance(background, str) or not isinstance(background, Sequence) or not all(map(_is_word, background)):
         raise DataError(f"'background' of {path} is {background!r}; expected a list of words.")
     return rows, background
+
+
+def _is_word(given: object) -> bool:
+    return isinstance(given, str) and bool(given.strip())
 
 
 def _color(path: Path, name: str, text: object) -> tuple[int, int, int]:

@@ -7,8 +7,10 @@ One frozen dataclass per stage, checked when it is made. A field's metadata say 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
+import math
 import tomllib
 import types
 import typing
@@ -58,20 +60,28 @@ class Section:
 def _checked(name: str, given, kind, metadata):
     """`given` as `kind`, or a ConfigError that names the field, what came and what was expected."""
     if typing.get_origin(kind) is tuple:
+        if isinstance(given, str) and kind == tuple[str, ...]:
+            given = (given,)
         if isinstance(given, str) or not isinstance(given, Iterable):
             raise ConfigError(f"{name} is {given!r}; expected a list. Write it as [a, b].")
         member = typing.get_args(kind)[0]
         return tuple(_checked(name, item, member, metadata) for item in given)
-    if kind is float and isinstance(given, int) and not isinstance(given, bool):
-        given = float(given)
+    if kind is float and type(given) is int:
+        given = float(given) if abs(given) < 2**1000 else math.inf
     if type(given) is not kind:
         raise ConfigError(f"{name} is {given!r}; expected {_kind_words(kind)}.")
+    if kind is str and not given.isascii() and any("\ud800" <= letter <= "\udfff" for letter in given):
+        raise ConfigError(f"{name} is {given!r}, which is no valid UTF-8; rename the file or folder.")
+    if kind is float and not math.isfinite(given):
+        raise ConfigError(f"{name} is {given!r}; expected a finite number.")
     low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
     if choices and given not in choices:
         raise ConfigError(f"{name} is {given!r}; expected one of {', '.join(map(str, choices))}.")
     if (low is not None and not given >= low) or (high is not None and not given <= high):
-        bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
-        raise ConfigError(f"{name} is {given!r}; expected a number {bounds}.")
+        bounds = (
+            f"of at least {low}" if high is None else f"of at most {high}" if low is None else f"from {low} to {high}"
+        )
+        raise ConfigError(f"{name} is {given!r}; expected {_kind_words(kind)} {bounds}.")
     return given
 
 
@@ -124,11 +134,9 @@ class PromptConfig(Section):
     background_words: bool = value(True, REFERENCE, "use the class set's background words")
 
     def __post_init__(self):
-        if isinstance(self.templates, str):
-            object.__setattr__(self, "templates", (self.templates,))
+        super().__post_init__()
         if len(self.templates) == 1 and self.templates[0] in TEMPLATE_STRATEGIES:
             object.__setattr__(self, "templates", TEMPLATE_STRATEGIES[self.templates[0]])
-        super().__post_init__()
         bad = [template for template in self.templates if template.count("{}") != 1]
         if bad or not self.templates:
             raise ConfigError(
@@ -168,7 +176,7 @@ class PrototypeConfig(Section):
     image_temperature: float = value(0.03, PAPER, "τI", low=1e-4, high=10.0)
     step: float = value(10.0, REFERENCE, "step of the projected gradient descent, over N τI", low=0.0)
     steps: int = value(2000, REFERENCE, "most steps", low=0)
-    tolerance: float = value(1e-4, OURS, "end when 20 steps lower the KL by less than this share; 0: never", low=0.0)
+    tolerance: float = value(1e-4, OURS, "end when 20 steps change the KL by no more than this share of it", low=0.0)
     sinkhorn_rounds: int = value(0, REFERENCE, "Sinkhorn balancing of the labels (InMaP: 20); 0: off", low=0)
     one_hot: float = value(1.0, REFERENCE, "labels above this become one-hot (InMaP: 0.6); 1: off", low=0.0, high=1.0)
     rounds: int = value(1, OURS, "times that regions and prototypes are made", low=1, high=10)
@@ -187,6 +195,10 @@ class CrfConfig(Section):
     bilateral_color: float = value(3.0, REFERENCE, "σ_rgb of the appearance kernel, of 255", low=1e-3)
     bilateral_weight: float = value(4.0, REFERENCE, "weight of the appearance kernel", low=0.0)
     mode: str = value("exact", OURS, "exact: full resolution; fast: half resolution", choices=("exact", "fast"))
+
+    def keywords(self) -> dict[str, float | int | str]:
+        """The settings under the names that `crf.dense_crf` takes."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "enabled"}
 
 
 @dataclass(frozen=True)
@@ -236,7 +248,9 @@ class TrainConfig(Section):
     momentum: float = value(0.9, OURS, "SGD's momentum", low=0.0, high=1.0)
     weight_decay: float = value(1e-4, OURS, "SGD's weight decay", low=0.0)
     power: float = value(0.9, OURS, "exponent of the poly schedule", low=0.0)
-    online: bool = value(False, OURS, "decoder affinities refine the pseudo-masks during training")
+    online: bool = value(False, OURS, "decoder affinities label ignored pixels during training")
+    online_from: float = value(0.5, OURS, "share of the steps after which they do", low=0.0, high=1.0)
+    online_temperature: float = value(0.1, OURS, "temperature of these affinities", low=1e-3, high=10.0)
     precision: str = value("float32", OURS, "number format of the network's passes", choices=("float32", "bfloat16"))
     cache_gb: float = value(0.0, OURS, "disk for frozen features where nothing is augmented, GB; 0: off", low=0.0)
     checkpoint_every: int = value(500, OURS, "steps between checkpoints", low=1)
@@ -255,9 +269,9 @@ class PredictConfig(Section):
 
 @dataclass(frozen=True)
 class Config:
-    """All of it. `seed` starts every random state."""
+    """All of it."""
 
-    seed: int = 0
+    seed: int = value(0, OURS, "starts every random state", low=0)
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     clip: ClipConfig = ClipConfig()
@@ -270,10 +284,6 @@ class Config:
     rsc: RscConfig = RscConfig()
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
-
-    def __post_init__(self):
-        if type(self.seed) is not int or self.seed < 0:
-            raise ConfigError(f"seed is {self.seed!r}; expected a whole number of at least 0.")
 
     def with_values(self, values: Mapping[str, object]) -> Config:
         """A copy with `values`: dotted keys ("prototypes.phi") to values of the field's type, or their text.
@@ -288,7 +298,9 @@ class Config:
                 close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
                 raise ConfigError(f"unknown configuration key {key!r}; the closest one is {close[0]!r}.")
             section, _, name = key.rpartition(".")
-            changes.setdefault(section, {})[name] = _parsed(key, given, known[key])
+            holder = getattr(self, section) if section else self
+            kind, item = typing.get_type_hints(type(holder))[name], type(holder).__dataclass_fields__[name]
+            changes.setdefault(section, {})[name] = _checked(key, _parsed(given, kind), kind, item.metadata)
         top = changes.pop("", {})
         sections = {name: dataclasses.replace(getattr(self, name), **new) for name, new in changes.items()}
         return dataclasses.replace(self, **top, **sections)
@@ -332,7 +344,7 @@ class Config:
             tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"the configuration {path} can't be read ({error.strerror}); check the path.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"the configuration {path} is no valid TOML ({error}); mend that line.") from error
         values: dict[str, object] = {}
         for key, given in tree.items():
@@ -340,16 +352,12 @@ class Config:
         return (base or cls()).with_values(values)
 
 
-def _parsed(key: str, given, current):
-    """A value given as text ("0.3", "true", "[0.5, 1.0]") in the type of the current value."""
-    if not isinstance(given, str) or isinstance(current, str):
-        if type(current) is int and type(given) is not int:
-            raise ConfigError(f"{key} is {given!r}; expected a whole number.")
-        return given
-    try:
-        return tomllib.loads(f"value = {given}")["value"]
-    except tomllib.TOMLDecodeError:
-        return given
+def _parsed(given, kind):
+    """A value that is given as text ("0.3", "true", "[0.5, 1.0]", "inmap") in the field's type, where it can be."""
+    if isinstance(given, str) and kind is not str:
+        with contextlib.suppress(ValueError, RecursionError):
+            given = tomllib.loads(f"value = {given}")["value"]
+    return given
 
 
 _VOC: dict[str, object] = {"data.format": "voc", "data.classes": "voc", "data.split": "train"}

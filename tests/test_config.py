@@ -1,0 +1,245 @@
+"""config.py: values are checked in words, come back from TOML as they went, and unknown keys name the closest one.
+
+`plain_config` is config.py without the suite's type checks, which would speak first.
+"""
+
+import dataclasses
+import tomllib
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import vpl.config
+from plain import plain_config
+
+config = plain_config()
+ConfigError = config.ConfigError
+Config = config.Config
+
+CHANGED = {
+    "seed": 7,
+    "data.format": "voc",
+    "data.images": 'with "quotes", a \\ and a\ttab, Ünïcode # no comment',
+    "clip.scale": 2.0,
+    "clip.max_side": 640,
+    "prompts.templates": ("a {}.", "the {}"),
+    "prompts.class_words": False,
+    "prototypes.image_temperature": 1e-4,
+    "predict.scales": (0.5,),
+}
+
+
+def test_the_copy_is_the_module():
+    assert Config().flat() == vpl.config.Config().flat()
+
+
+# Defaults and presets
+
+
+def test_defaults_with_a_source_are_the_published_values():
+    rows = Config().flat()
+    published = {
+        "prototypes.text_temperature": 0.01,
+        "prototypes.image_temperature": 0.03,
+        "prototypes.step": 10.0,
+        "prototypes.steps": 2000,
+        "refine.rounds": 3,
+        "refine.box_threshold": 0.4,
+        "clip.attention_blocks": 8,
+        "crf.rounds": 10,
+        "crf.gaussian_sigma": 1.0,
+        "crf.gaussian_weight": 3.0,
+        "crf.bilateral_sigma": 67.0,
+        "crf.bilateral_color": 3.0,
+        "crf.bilateral_weight": 4.0,
+        "labels.confidence": 0.95,
+        "labels.background_exponent": 1.0,
+    }
+    assert {key: rows[key] for key in published} == published
+
+
+def test_every_field_names_its_source_and_meaning_and_lies_in_its_bounds():
+    default = Config()
+    for item in dataclasses.fields(default)[1:]:
+        section = getattr(default, item.name)
+        assert type(section).name == item.name
+        for one in dataclasses.fields(section):
+            assert one.metadata["source"] in ("paper", "reference", "ours"), one.name
+            assert one.metadata["help"], one.name
+
+
+def test_presets():
+    assert config.preset("voc").differences(Config()) == {
+        "data.format": ("voc", "folder"),
+        "data.classes": ("voc", ""),
+        "data.split": ("train", ""),
+    }
+    assert config.preset("coco").refine.box_threshold == 0.7
+    assert config.preset("coco").data.format == "coco"
+    assert config.preset("scenes").data.classes == "scenes"
+    with pytest.raises(ConfigError, match="unknown preset 'voc2012'; expected one of voc, coco, scenes"):
+        config.preset("voc2012")
+
+
+def test_presets_are_rows_that_nobody_changes():
+    with pytest.raises(TypeError):
+        config.PRESETS["voc"] = {}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().clip.scale = 3.0
+
+
+# Values
+
+
+@pytest.mark.parametrize("name", ["clip-es", "inmap", "photo"])
+def test_template_strategies(name):
+    expected = config.TEMPLATE_STRATEGIES[name]
+    assert Config().with_values({"prompts.templates": name}).prompts.templates == expected
+    assert config.PromptConfig(templates=(name,)).templates == expected
+    assert config.PromptConfig(templates=name).templates == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "expected"),
+    [
+        ("seed", "3", 3),
+        ("clip.scale", "2", 2.0),
+        ("clip.scale", "1e-1", 0.1),
+        ("refine.enabled", "false", False),
+        ("predict.scales", "[1, 0.5]", (1.0, 0.5)),
+        ("data.images", "3", "3"),
+        ("data.images", "a b", "a b"),
+        ("prompts.templates", '["one {}", "two {}"]', ("one {}", "two {}")),
+        ("prompts.templates", "my {}", ("my {}",)),
+    ],
+)
+def test_values_given_as_text(key, text, expected):
+    found = Config().with_values({key: text}).flat()[key]
+    assert found == expected and type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "words"),
+    [
+        ("seed", -1, r"seed is -1; expected a whole number of at least 0\."),
+        ("seed", True, "seed is True; expected a whole number"),
+        ("seed", "x", "seed is 'x'; expected a whole number"),
+        ("clip.max_side", 3, r"clip.max_side is 3; expected a whole number from 16 to 16384\."),
+        ("clip.max_side", 32.5, r"clip.max_side is 32.5; expected a whole number\."),
+        ("clip.max_side", "wide", r"clip.max_side is 'wide'; expected a whole number\."),
+        ("clip.scale", "wide", r"clip.scale is 'wide'; expected a number\."),
+        ("clip.scale", True, r"clip.scale is True; expected a number\."),
+        ("clip.scale", "nan", r"clip.scale is nan; expected a finite number\."),
+        ("crf.gaussian_weight", "inf", r"crf.gaussian_weight is inf; expected a finite number\."),
+        ("crf.gaussian_weight", 10**400, r"crf.gaussian_weight is inf; expected a finite number\."),
+        ("crf.gaussian_weight", -1, r"crf.gaussian_weight is -1.0; expected a number of at least 0.0\."),
+        ("crf.enabled", 1, r"crf.enabled is 1; expected true or false\."),
+        ("crf.enabled", "yes", r"crf.enabled is 'yes'; expected true or false\."),
+        ("crf.mode", "quick", r"crf.mode is 'quick'; expected one of exact, fast\."),
+        ("data.format", 3, r"data.format is 3; expected a text\."),
+        ("data.images", "\udcff", r"data.images is '\\udcff', which is no valid UTF-8; rename"),
+        ("predict.scales", "1.5", r"predict.scales is 1.5; expected a list. Write it as \[a, b\]\."),
+        ("predict.scales", "a", r"predict.scales is 'a'; expected a list. Write it as \[a, b\]\."),
+        ("predict.scales", "[1, 'a']", r"predict.scales is 'a'; expected a number\."),
+        ("predict.scales", [0.001], r"predict.scales is 0.001; expected a number from 0.05 to 8.0\."),
+        ("prompts.templates", ["no braces"], r"prompts.templates is \['no braces'\]; expected texts with one {} each"),
+        ("prompts.templates", [], r"expected texts with one {} each, or one of clip-es, inmap, photo\."),
+        ("prompts.templates", ["{} {}"], "expected texts with one {} each"),
+        ("clip.scale", "[" * 20_000, "expected a number"),
+        ("clip.scale", "9" * 9_999, "expected a number"),
+    ],
+)
+def test_wrong_values_are_told(key, given, words):
+    with pytest.raises(ConfigError, match=words):
+        Config().with_values({key: given})
+
+
+def test_bounds_belong_to_the_range():
+    assert Config().with_values({"clip.max_side": 16}).clip.max_side == 16
+    assert Config().with_values({"clip.max_side": 16384}).clip.max_side == 16384
+
+
+@pytest.mark.parametrize(
+    ("key", "closest"),
+    [
+        ("prototypes.fi", "prototypes.phi"),
+        ("crf.round", "crf.rounds"),
+        ("sead", "seed"),
+        ("clip.maxside", "clip.max_side"),
+        ("max_side", "clip.max_side"),
+    ],
+)
+def test_unknown_keys_name_the_closest(key, closest):
+    with pytest.raises(ConfigError, match=rf"unknown configuration key '{key}'; the closest one is '{closest}'\."):
+        Config().with_values({key: 1})
+
+
+def test_with_values_changes_nothing_else():
+    default = Config()
+    changed = default.with_values({"crf.rounds": 5, "seed": 1})
+    assert changed.differences(default) == {"seed": (1, 0), "crf.rounds": (5, 10)}
+    assert default == Config() and hash(default) == hash(Config())
+    assert default.with_values({}) == default
+
+
+# TOML
+
+
+def test_toml_round_trip(tmp_path):
+    changed = Config().with_values(CHANGED)
+    assert set(changed.differences(Config())) == set(CHANGED)
+    path = tmp_path / "config.toml"
+    for one in (Config(), changed, config.preset("coco")):
+        path.write_text(one.to_toml(), encoding="utf-8")
+        assert Config.from_toml(path) == one
+        assert Config.from_toml(path).to_toml() == one.to_toml()
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40), st.floats(0.05, 16.0), st.integers(0, 2**62))
+@settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_and_number_survive_toml(tmp_path, text, number, seed):
+    one = Config().with_values({"data.images": text, "clip.scale": number, "seed": seed})
+    path = tmp_path / "config.toml"
+    path.write_bytes(one.to_toml().encode())
+    assert Config.from_toml(path) == one
+
+
+def test_toml_tells_source_and_meaning():
+    text = Config().to_toml()
+    assert tomllib.loads(text)["prototypes"]["image_temperature"] == 0.03
+    line = next(line for line in text.splitlines() if line.startswith("image_temperature"))
+    assert line == "image_temperature = 0.03 # paper: τI"
+
+
+def test_toml_over_a_base(tmp_path):
+    (tmp_path / "own.toml").write_text("seed = 4\n[crf]\nrounds = 2\n")
+    found = Config.from_toml(tmp_path / "own.toml", base=config.preset("coco"))
+    assert found.differences(config.preset("coco")) == {"seed": (4, 0), "crf.rounds": (2, 10)}
+    assert found.refine.box_threshold == 0.7
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"seed = ", r"is no valid TOML \(.*\); mend that line"),
+        (b"\xff", "is no valid TOML"),
+        (b"a = " + b"[" * 20_000, "is no valid TOML"),
+        (b"[crf]\nrouns = 3\n", "unknown configuration key 'crf.rouns'; the closest one is 'crf.rounds'"),
+        (b"[cfr]\nrounds = 3\n", "unknown configuration key 'cfr.rounds'; the closest one is 'crf.rounds'"),
+        (b"crf = 3\n", "unknown configuration key 'crf'"),
+        (b"[seed]\na = 3\n", "unknown configuration key 'seed.a'"),
+        (b"[crf]\nrounds = 1979-05-27\n", "expected a whole number"),
+        (b"[crf.rounds]\na = 1\n", "expected a whole number"),
+    ],
+)
+def test_wrong_toml_is_told(tmp_path, content, words):
+    path = tmp_path / "config.toml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=words):
+        Config.from_toml(path)
+
+
+def test_missing_toml_is_told(tmp_path):
+    with pytest.raises(ConfigError, match=r"can't be read \(No such file or directory\); check the path"):
+        Config.from_toml(tmp_path / "no.toml")
