@@ -207,9 +207,9 @@ def test_long_lines_names_and_tags_stay_cheap(tmp_path):
         "b.jpg," + ";".join(f"tag{number}" for number in range(50_000)),
         "c.jpg,dog",
     ]
-    start = time.monotonic()
+    start = time.process_time()
     found = open_dataset(folder_data(tmp_path, "\n".join(lines), (long, "x" * 252 + ".b", "b.jpg", "c.jpg")), PETS)
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
     assert [one.id for one in found.samples] == ["x" * 251, "c"]
     assert found.problems[0] == "tags.csv:2: the line is longer than 1048576 bytes."
     assert "can't be used (File name too long)" in found.problems[1]
