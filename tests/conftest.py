@@ -1,0 +1,118 @@
+"""Two tiny CLIPs with seeded random weights, made once per session; small enough for every test that needs a model."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+
+WORDS = (
+    "a", "photo", "of", "the", "clean", "origami", "large", "small", "dog", "cat", "boat", "car", "tree", "person",
+    "sofa", "bird", "horse", "sheep", "house", "ball", "sign", "grass", "sky", "water", "ground", "road", "wall", ".",
+    ",", "in", "on", "with", "and", "two", "red", "green", "blue",
+)  # fmt: skip
+START, END = len(WORDS) + 1, len(WORDS) + 2
+
+SIZES = {
+    # quick GELU, OpenAI's first, wrong end token 2 in the config: the largest id closes a text
+    "narrow": {
+        "vision": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 96,
+                   "image_size": 32, "patch_size": 8, "hidden_act": "quick_gelu"},
+        "text": {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 48,
+                 "max_position_embeddings": 16, "eos_token_id": 2, "hidden_act": "quick_gelu"},
+        "dim": 20,
+    },
+    "wide": {
+        "vision": {"hidden_size": 48, "num_attention_heads": 3, "num_hidden_layers": 4, "intermediate_size": 192,
+                   "image_size": 80, "patch_size": 16, "hidden_act": "gelu", "layer_norm_eps": 1e-6},
+        "text": {"hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 3, "intermediate_size": 64,
+                 "max_position_embeddings": 77, "eos_token_id": END, "hidden_act": "gelu"},
+        "dim": 28,
+    },
+}  # fmt: skip
+
+
+def hf_clip(size: str):
+    """A transformers CLIPModel of one of SIZES, its weights so large that attention and activations are not flat."""
+    from transformers import CLIPConfig, CLIPModel
+
+    sizes = SIZES[size]
+    tokens = {"vocab_size": END + 1, "bos_token_id": START, "pad_token_id": 0}
+    config = CLIPConfig(text_config=sizes["text"] | tokens, vision_config=sizes["vision"], projection_dim=sizes["dim"])
+    config._attn_implementation = "eager"
+    torch.manual_seed(7)
+    model = CLIPModel(config).eval()
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if name == "logit_scale":
+                weights.fill_(3.0)
+            elif weights.ndim < 2 or "embedding" in name:
+                weights.normal_(float(re.search(r"norm\d?\.weight|layrnorm\.weight", name) is not None), 0.3)
+            else:
+                weights.normal_(0, 1.5 * weights[0].numel() ** -0.5)
+    return model
+
+
+def pixels_of(clip, count: int = 2, grid: tuple[int, int] | None = None, seed: int = 0):
+    """Smooth random images on a patch grid (default: the grid that the positions were trained on)."""
+    side = round((clip.image.positions.shape[0] - 1) ** 0.5)
+    h, w = grid or (side, side)
+    rough = torch.randn(count, 3, h, w, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(rough, size=(h * clip.patch, w * clip.patch), mode="bilinear") * 2
+
+
+def save_tokenizer(folder) -> None:
+    """A tokenizer.json of whole words, lower case, that adds the start and the end token as CLIP's does."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    vocabulary = {word: number for number, word in enumerate(["<unk>", *WORDS, "<start>", "<end>"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<start> $A <end>", special_tokens=[("<start>", START), ("<end>", END)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session")
+def hf_models():
+    """transformers' CLIPModel by size name."""
+    return {size: hf_clip(size) for size in SIZES}
+
+
+@pytest.fixture(scope="session")
+def clip_folders(hf_models, tmp_path_factory):
+    """Folders in transformers' format by size name."""
+    folders = {}
+    for size, model in hf_models.items():
+        folders[size] = tmp_path_factory.mktemp("clip") / size
+        model.save_pretrained(folders[size])
+        save_tokenizer(folders[size])
+    return folders
+
+
+@pytest.fixture(scope="session")
+def clips(clip_folders):
+    """FrozenClips by size name, on the CPU in float32."""
+    from vpl.clip import FrozenClip
+
+    return {size: FrozenClip.load(folder, device="cpu") for size, folder in clip_folders.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(clip_folders):
+    """The smaller CLIP's folder: patch 8, grid 4 × 4, D 20, 3 blocks."""
+    return clip_folders["narrow"]
+
+
+@pytest.fixture(scope="session")
+def tiny_clip(clips):
+    """The smaller CLIP."""
+    return clips["narrow"]

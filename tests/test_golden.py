@@ -1,0 +1,109 @@
+"""Agreement with published reference implementations, on the files of golden/.
+
+The folder is `VPL_GOLDEN` when that is set (any folder with files of these names and keys), else tests/golden/.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vpl.clip import FrozenClip
+from vpl.config import PrototypeConfig
+from vpl.crf import dense_crf
+from vpl.prototypes import learn, soft_labels
+from vpl.refine import affinity, minmax, refine, upsample
+from vpl.seeds import seeds
+
+FOLDER = Path(os.environ.get("VPL_GOLDEN") or Path(__file__).parent / "golden")
+
+
+def cases(pattern: str) -> list[Path]:
+    """Files of a kind; a folder without any is a fault, never a skip."""
+    found = sorted(FOLDER.glob(pattern))
+    return found or [FOLDER / pattern]
+
+
+def tensors(path: Path) -> dict[str, torch.Tensor]:
+    assert path.is_file(), f"{path.parent} holds no {path.name}"
+    with np.load(path) as archive:
+        return {key: torch.as_tensor(archive[key]) for key in archive.files}
+
+
+def furthest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    assert ours.shape == theirs.shape
+    return float((ours.double() - theirs.double()).abs().max())
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return FrozenClip.load(FOLDER / "openai_tiny.safetensors", device="cpu")
+
+
+def test_text(clip):
+    pinned = tensors(FOLDER / "text.npz")
+    assert furthest(clip.encode_tokens(pinned["token_ids"]), pinned["text_embeddings"]) < 1e-5
+
+
+@pytest.mark.parametrize("path", cases("cam_*.npz"), ids=lambda path: path.stem)
+def test_cam(path, clip):
+    pinned = tensors(path)
+    features = clip.encode(pinned["pixels"][None])
+    prototypes = torch.cat([pinned["foreground"][pinned["present"]], pinned["background"]])
+    maps = seeds(clip, features, [prototypes], [len(pinned["present"])], clip.logit_scale)
+    assert furthest(features.attention[0], pinned["attention"]) < 1e-5
+    assert furthest(maps.scores[0], pinned["scores"][0]) < 1e-4
+    assert furthest(maps.cam[0], pinned["cam"]) < 1e-4
+
+    m = affinity(features.attention)[0]
+    refined = refine(m, maps.cam[0], float(pinned["box_threshold"]))
+    assert furthest(minmax(refined), minmax(pinned["refined"])) < 1e-4
+    size = tuple(pinned["image"].shape[:2])
+    assert furthest(upsample(minmax(refined), size), pinned["refined_full"]) < 2e-3
+
+
+def test_sinkhorn_labels():
+    pinned = tensors(FOLDER / "prototypes.npz")
+    q = soft_labels(pinned["features"], pinned["text_prototypes"], None, float(pinned["tau_text"]), sinkhorn_rounds=20)
+    assert furthest(q, pinned["sinkhorn_labels"]) < 1e-4
+
+
+@pytest.mark.parametrize(("key", "steps", "sinkhorn_rounds"), [
+    ("vision_prototypes_iter1", 1, 0),
+    ("vision_prototypes_iter10", 10, 0),
+    ("vision_prototypes_iter200", 200, 0),
+    ("vision_prototypes_sinkhorn_iter200", 200, 20),
+])  # fmt: skip
+def test_prototypes(key, steps, sinkhorn_rounds):
+    pinned = tensors(FOLDER / "prototypes.npz")
+    x, text = pinned["features"], pinned["text_prototypes"]
+    q = soft_labels(x, text, None, float(pinned["tau_text"]), sinkhorn_rounds, one_hot=float(pinned["alpha"]))
+    # no early end: the reference takes every step
+    config = PrototypeConfig(
+        image_temperature=float(pinned["tau_vision"]), step=float(pinned["lr"]), steps=steps, tolerance=0.0
+    )
+    assert furthest(learn(x, q, text, config).prototypes, pinned[key]) < 1e-4
+
+
+@pytest.mark.parametrize("path", cases("crf_*.npz"), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("q_rounds1", {"rounds": 1}),
+        ("q_rounds10", {"rounds": 10}),
+        (
+            "q_bilateral20_13_w10_rounds5",
+            {"rounds": 5, "gaussian_weight": 0, "bilateral_sigma": 20, "bilateral_color": 13, "bilateral_weight": 10},
+        ),
+    ],
+)
+def test_crf(path, key, settings):
+    pinned = tensors(path)
+    ours, theirs = dense_crf(pinned["image"], pinned["probabilities"], **settings), pinned[key].float()
+    assert ours.shape == theirs.shape
+    assert (ours.argmax(0) == theirs.argmax(0)).float().mean() >= 0.995
+    assert (ours - theirs).abs().mean() <= 0.005
