@@ -1,0 +1,369 @@
+"""Dense CRF: masks that follow the edges of the photograph.
+
+    Q <- softmax over labels of ( log P + Σ_m w_m n_m K_m (n_m Q) ),    n_m = 1 / sqrt(K_m 1)
+
+METHOD.md section 4, after Krähenbühl and Koltun, NIPS 2011. K_m are Gaussian kernels between all pairs of pixels: one
+over position alone (smoothness), one over position and colour (appearance). Labels that differ cost the same whichever
+they are (Potts). K_m is applied on the permutohedral lattice (Adams, Baek and Davis 2010): splat, blur, slice.
+
+Letters: C labels, H W pixels, N = H·W, d features of a pixel, D = d + 1 corners of a simplex and blur directions,
+M lattice points that are a corner of some pixel's simplex, E entries of a sparse matrix.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from vpl.errors import ConfigError, DataError
+
+PROBABILITY_FLOOR = 1e-5  # reference: DenseCRF's Python binding clips here before the logarithm
+CACHED_KERNELS = 4  # image sizes whose smoothness kernel is kept, about 150 bytes a pixel each
+MODES = ("exact", "fast")
+Number = float | int
+FAST_CELL = 2  # ours: side of the cells of mode "fast", pixels
+FAST_COLOUR = 1.4  # ours: widens σ_rgb of mode "fast", whose averaged colours make fewer, larger groups
+FAST_STILL = 2e-3  # ours: mode "fast" stops early when a round moves the probabilities by less than this on average
+
+
+def dense_crf(
+    image: UInt8[Tensor, "H W 3"] | UInt8[np.ndarray, "H W 3"],
+    probabilities: Float[Tensor, "C H W"] | Float[np.ndarray, "C H W"],
+    *,
+    rounds: int = 10,
+    gaussian_sigma: Number = 1.0,
+    gaussian_weight: Number = 3.0,
+    bilateral_sigma: Number = 67.0,
+    bilateral_color: Number = 3.0,
+    bilateral_weight: Number = 4.0,
+    mode: str = "exact",
+) -> Float[Tensor, "C H W"]:
+    """Mean-field label probabilities of a fully connected CRF over `image`.
+
+    Args:
+        image: RGB, uint8, 0 to 255.
+        probabilities: unary probabilities per label and pixel, at least 0; a pixel's sum doesn't matter.
+        rounds: mean-field rounds; 0 returns the input, normalised.
+        gaussian_sigma: σ of the smoothness kernel, pixels.
+        gaussian_weight: its weight; 0 leaves the kernel out.
+        bilateral_sigma: σ of the appearance kernel's position, pixels.
+        bilateral_color: σ of the appearance kernel's colour, levels of 255.
+        bilateral_weight: its weight; 0 leaves the kernel out.
+        mode: "exact": every pixel on the lattice; "fast": cells of 2 x 2 pixels, nearly the same labels.
+
+    Returns:
+        float32 on the device of `probabilities`; sums to 1 over C.
+
+    Raises:
+        DataError: the image or the probabilities have another shape, type or range.
+        ConfigError: a parameter is out of its range.
+
+    Source: DenseCRF (Krähenbühl and Koltun 2011), whose results "exact" reproduces; the defaults are those of CLIP-ES;
+    "fast" is ours.
+    """
+    _check_parameters(
+        {"gaussian_sigma": gaussian_sigma, "bilateral_sigma": bilateral_sigma, "bilateral_color": bilateral_color},
+        {"gaussian_weight": gaussian_weight, "bilateral_weight": bilateral_weight},
+        rounds,
+        mode,
+    )
+    with torch.no_grad():
+        image, probabilities = _checked(image, probabilities)
+        log_p = probabilities.clamp_min(PROBABILITY_FLOOR).log_()
+        if not rounds or not (gaussian_weight or bilateral_weight):
+            return log_p.softmax(0)
+        H, W = image.shape[1:]
+        if mode == "exact":
+            smoothness = _smoothness(H, W, gaussian_sigma, image.device) if gaussian_weight else None
+            appearance = _appearance(image, bilateral_sigma, bilateral_color) if bilateral_weight else None
+            message = _mean_field(log_p, rounds, smoothness, gaussian_weight, appearance, bilateral_weight)
+        else:
+            cells = F.avg_pool2d(torch.cat([image, log_p]), FAST_CELL, ceil_mode=True, count_include_pad=False)
+            cell_image, cell_log_p = cells[:3], cells[3:].contiguous()
+            h, w = cells.shape[1:]
+            smoothness = _Separable.of(h, w, gaussian_sigma / FAST_CELL, image.device) if gaussian_weight else None
+            position, colour = bilateral_sigma / FAST_CELL, bilateral_color * FAST_COLOUR
+            appearance = _appearance(cell_image, position, colour) if bilateral_weight else None
+            message = _mean_field(
+                cell_log_p, rounds, smoothness, gaussian_weight, appearance, bilateral_weight, still=FAST_STILL
+            )
+            message = F.interpolate(message[None], scale_factor=FAST_CELL, mode="bilinear")[0, :, :H, :W]
+        return message.add(log_p).softmax(0)
+
+
+def _check_parameters(sigmas: dict[str, Number], weights: dict[str, Number], rounds: object, mode: str) -> None:
+    for name, given in sigmas.items():
+        if not (math.isfinite(given) and given > 0):
+            raise ConfigError(f"{name} is {given!r}; expected a finite number above 0.")
+    for name, given in weights.items():
+        if not (math.isfinite(given) and given >= 0):
+            raise ConfigError(f"{name} is {given!r}; expected a finite number of at least 0 (0 leaves the kernel out).")
+    if not isinstance(rounds, int) or rounds < 0:
+        raise ConfigError(f"rounds is {rounds!r}; expected a whole number of at least 0.")
+    if mode not in MODES:
+        raise ConfigError(f"mode is {mode!r}; expected one of {', '.join(MODES)}.")
+
+
+def _checked(image, probabilities) -> tuple[Float[Tensor, "3 H W"], Float[Tensor, "C H W"]]:
+    """Both as contiguous float32 planes on the device of the probabilities, or a DataError."""
+    image, probabilities = _as_tensor("the image", image), _as_tensor("the probabilities", probabilities)
+    if image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(f"the image has shape {tuple(image.shape)}; expected (H, W, 3): convert it to RGB.")
+    if image.dtype != torch.uint8:
+        raise DataError(f"the image has dtype {_name(image)}; expected uint8, 0 to 255: scale, round and convert it.")
+    if probabilities.ndim != 3:
+        raise DataError(
+            f"the probabilities have shape {tuple(probabilities.shape)}; expected (C, H, W): one map a label."
+        )
+    if not probabilities.is_floating_point():
+        raise DataError(f"the probabilities have dtype {_name(probabilities)}; expected floating point: convert them.")
+    H, W, _ = image.shape
+    C, *size = probabilities.shape
+    if size != [H, W]:
+        raise DataError(
+            f"the probabilities are {size[0]} x {size[1]} pixels and the image is {H} x {W}; "
+            "expected the same height x width: resize the probabilities."
+        )
+    if not C or not H * W:
+        raise DataError(f"there are no {'pixels' if C else 'labels'}; expected at least one: leave this image out.")
+    low, high = (limit.item() for limit in probabilities.aminmax())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise DataError("some probabilities are not finite; expected numbers of at least 0: look where they come from.")
+    if low < 0:
+        raise DataError(
+            f"the smallest probability is {low:.3g}, negative; expected at least 0: apply softmax to logits."
+        )
+    image = image.to(probabilities.device).permute(2, 0, 1).float().contiguous()
+    return image, probabilities.detach().float().contiguous()
+
+
+def _as_tensor(name: str, given) -> Tensor:
+    if isinstance(given, Tensor):
+        return given
+    if not isinstance(given, np.ndarray) or given.dtype.kind not in "biuf":
+        kind = f"an array of {given.dtype}" if isinstance(given, np.ndarray) else f"a {type(given).__name__}"
+        raise DataError(f"{name} came as {kind}; expected an array or tensor of numbers: convert it.")
+    return torch.tensor(np.ascontiguousarray(given))
+
+
+def _name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _mean_field(
+    log_p: Float[Tensor, "C H W"],
+    rounds: int,
+    smoothness: _Lattice | _Separable | None,
+    smoothness_weight: Number,
+    appearance: _Lattice | None,
+    appearance_weight: Number,
+    still: float = 0.0,
+) -> Float[Tensor, "C H W"]:
+    """Σ_m w_m n_m K_m (n_m Q) of the last round. Stops before when Q moves less than `still` on average."""
+    kernels = [(smoothness_weight, smoothness), (appearance_weight, appearance)]
+    kernels = [(weight, kernel) for weight, kernel in kernels if kernel is not None]
+    Q = log_p.softmax(0)
+    message = torch.zeros_like(log_p)
+    for last in range(rounds - 1, -1, -1):
+        message.zero_()
+        for weight, kernel in kernels:
+            message.add_(kernel(Q), alpha=weight)
+        if not last:
+            break
+        before, Q = Q, message.add(log_p).softmax(0)
+        if still and (Q - before).abs_().mean() < still:
+            break
+    return message
+
+
+def _appearance(image: Float[Tensor, "3 H W"], position: Number, colour: Number) -> _Lattice:
+    """The kernel over position and colour."""
+    H, W = image.shape[1:]
+    return _Lattice.of(torch.cat([_grid(H, W, image.device) / position, image / colour]))
+
+
+@functools.lru_cache(maxsize=CACHED_KERNELS)
+def _smoothness(H: int, W: int, sigma: Number, device: torch.device) -> _Lattice:
+    """The kernel over position alone: it depends on the size of the image and on nothing in it."""
+    return _Lattice.of(_grid(H, W, device) / sigma)
+
+
+def _grid(H: int, W: int, device: torch.device) -> Float[Tensor, "2 H W"]:
+    """x and y of every pixel."""
+    x = torch.arange(W, dtype=torch.float32, device=device)
+    y = torch.arange(H, dtype=torch.float32, device=device)
+    return torch.stack([x.expand(H, W), y[:, None].expand(H, W)])
+
+
+@dataclass(frozen=True)
+class _Separable:
+    """n K n of the kernel over position alone, as sums of shifted rows and columns; for narrow kernels."""
+
+    taps: tuple[float, ...]
+    norm: Float[Tensor, "1 H W"]
+
+    @classmethod
+    def of(cls, H: int, W: int, sigma: Number, device: torch.device) -> _Separable:
+        taps = tuple(math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(1, 1 + math.ceil(3 * sigma)))
+        ones = torch.ones(1, H, W, device=device)
+        return cls(taps, cls(taps, ones)._blur(ones).rsqrt_())
+
+    def __call__(self, Q: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+        return self._blur(Q * self.norm).mul_(self.norm)
+
+    def _blur(self, Q: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+        for side in (1, 2):
+            blurred = Q.clone()
+            for shift, tap in enumerate(self.taps[: Q.shape[side] - 1], start=1):
+                length = Q.shape[side] - shift
+                blurred.narrow(side, shift, length).add_(Q.narrow(side, 0, length), alpha=tap)
+                blurred.narrow(side, 0, length).add_(Q.narrow(side, shift, length), alpha=tap)
+            Q = blurred
+        return Q
+
+
+@dataclass(frozen=True)
+class _Bags:
+    """A sparse matrix by rows: row i has the entries start[i] up to start[i + 1] of columns and weights."""
+
+    columns: Int[Tensor, " E"]
+    start: Int[Tensor, " rows_and_1"]
+    weights: Float[Tensor, " E"]
+
+    def __matmul__(self, dense: Float[Tensor, "columns C"]) -> Float[Tensor, "rows C"]:
+        return F.embedding_bag(
+            self.columns, dense, self.start, mode="sum", per_sample_weights=self.weights, include_last_offset=True
+        )
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """n K n of the module's equation as a product of sparse matrices, all of them small gathers and sums."""
+
+    splat: _Bags
+    blur: tuple[_Bags, ...]
+    slice: _Bags
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "d H W"]) -> _Lattice:
+        """The kernel of `features`, in units of their σ."""
+        corners, weights, directions = _simplices(features.flatten(1))
+        D, N = corners.shape
+        codes, order = corners.view(-1).sort(stable=True)
+        new = torch.ones_like(codes, dtype=torch.bool)
+        torch.ne(codes[1:], codes[:-1], out=new[1:])
+        first = new.nonzero()[:, 0]
+        points = codes.index_select(0, first)
+        start = torch.cat([first, first.new_tensor([D * N])]).int()
+        splat = _Bags(order.int().remainder_(N), start, weights.view(-1).index_select(0, order))
+        number = new.cumsum(0, dtype=torch.int32).sub_(1)
+        number = torch.empty_like(number).scatter_(0, order, number)
+        slice_ = _Bags(
+            number.view(D, N).t().reshape(-1),
+            torch.arange(0, D * N + 1, D, dtype=torch.int32, device=features.device),
+            weights.t().reshape(-1),
+        )
+        kernel = cls(splat, tuple(_blur(points, step) for step in directions), slice_)
+        norm = kernel._filter(features.new_ones(N, 1))[:, 0].add_(1e-20).rsqrt_()
+        splat.weights.mul_(norm.index_select(0, splat.columns))
+        slice_.weights.view(N, D).mul_(norm[:, None])
+        return kernel
+
+    def __call__(self, Q: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
+        return self._filter(Q.flatten(1).t().contiguous()).t().view(Q.shape)
+
+    def _filter(self, rows: Float[Tensor, "N C"]) -> Float[Tensor, "N C"]:
+        values = self.splat @ rows
+        for blur in self.blur:
+            values = blur @ values
+        return self.slice @ values
+
+
+def _simplices(features: Float[Tensor, "d N"]) -> tuple[Int[Tensor, "D N"], Float[Tensor, "D N"], list[int]]:
+    """The lattice points around each pixel, its barycentric weights, and what the blur directions add to a point.
+
+    A lattice point is numbered by its integer coordinates along d of the D blur directions (all but the middle one:
+    together they add up to nothing), packed into one integer. So a step along a direction is one addition, and each
+    corner of a simplex is such a step away from the corner before.
+    """
+    d, N = features.shape
+    D = d + 1
+    elevated = features.new_empty(D, N)
+    below = features.new_zeros(N)
+    for j in range(d, 0, -1):
+        scaled = features[j - 1] * math.sqrt(2 / 3 / (j * (j + 1)))
+        torch.sub(below, scaled, alpha=j, out=elevated[j])
+        below += scaled
+    elevated[0] = below
+
+    nearest = elevated.round()
+    rest = elevated.sub_(nearest)
+    rank = torch.zeros(D, N, dtype=torch.int8, device=features.device)
+    for i in range(D):
+        for j in range(i + 1, D):
+            smaller = rest[i] < rest[j]
+            rank[i] += smaller
+            rank[j] += ~smaller
+    rank += nearest.sum(0).to(torch.int8)
+    wrapped = (rank < 0).to(torch.int8) - (rank > d).to(torch.int8)
+    rank += D * wrapped
+    nearest += wrapped
+    rest -= wrapped
+    rank = rank.long()
+
+    descending = torch.empty_like(rest).scatter_(0, rank, rest)
+    weights = torch.empty_like(rest)
+    weights[0] = 1 + descending[d] - descending[0]
+    for corner in range(1, D):
+        torch.sub(descending[d - corner], descending[D - corner], out=weights[corner])
+
+    middle = d // 2
+    place = nearest[middle] - nearest
+    low, high = torch.stack(place.aminmax(dim=1)).long().tolist()
+    strides, size = [], 1
+    for i in range(D):
+        strides.append(0 if i == middle else size)
+        size *= 1 if i == middle else high[i] - low[i] + 5
+    directions = [-sum(strides) if i == middle else stride for i, stride in enumerate(strides)]
+    if size >= 2**62:
+        raise ConfigError(
+            f"the lattice needs {size:.1e} cells, more than 2^62, for kernels this narrow; expected a larger σ "
+            "of position or colour: raise gaussian_sigma, bilateral_sigma or bilateral_color."
+        )
+    kind = torch.int32 if size < 2**31 else torch.int64
+    corners = torch.empty(D, N, dtype=kind, device=features.device)
+    corners[0] = sum((place[i].to(kind) - (low[i] - 2)) * strides[i] for i in range(D) if i != middle)
+    step = torch.tensor(directions, dtype=kind, device=features.device)[:, None].expand(D, N)
+    step = torch.empty_like(corners).scatter_(0, rank, step)
+    for corner in range(1, D):
+        torch.add(corners[corner - 1], step[D - corner], out=corners[corner])
+    return corners, weights, directions
+
+
+def _blur(points: Int[Tensor, " M"], step: int) -> _Bags:
+    """Each point plus half of its two neighbours along one direction, as far as they are among the points."""
+    M = len(points)
+    wanted = points + step
+    found = torch.searchsorted(points, wanted).clamp_(max=M - 1)
+    here = (points.index_select(0, found) == wanted).nonzero()[:, 0]
+    there = found.index_select(0, here)
+    one = torch.ones((), dtype=torch.int32, device=points.device).expand(len(here))
+    ahead = torch.zeros(M, dtype=torch.int32, device=points.device).scatter_(0, here, one)
+    behind = torch.zeros_like(ahead).scatter_(0, there, one)
+    start = torch.zeros(M + 1, dtype=torch.int32, device=points.device)
+    torch.cumsum(ahead.add_(behind).add_(1), 0, dtype=torch.int32, out=start[1:])
+    own = start[:-1].long()
+    columns = torch.empty(M + 2 * len(here), dtype=torch.int32, device=points.device)
+    columns.scatter_(0, own, torch.arange(M, dtype=torch.int32, device=points.device))
+    columns.scatter_(0, own.index_select(0, here) + 1, there.int())
+    columns.scatter_(0, start[1:].index_select(0, there).long() - 1, here.int())
+    weights = torch.full(columns.shape, 0.5, device=points.device)
+    weights.scatter_(0, own, torch.ones((), device=points.device).expand(M))
+    return _Bags(columns, start, weights)
