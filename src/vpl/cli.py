@@ -1,0 +1,321 @@
+"""The command line: a subcommand per stage, `run` for all of them.
+
+The only module that parses arguments, prints, catches errors and exits. Flags are made from the fields of `config`.
+Exit status: 0 all done, 1 done but some images were skipped, 2 a `VplError`, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vpl import __version__
+from vpl.config import PRESETS, Config, preset
+from vpl.errors import ConfigError, VplError
+
+if TYPE_CHECKING:
+    from vpl.run import Run
+
+SHORTCUTS = {
+    "images": "data.images",
+    "tags": "data.tags",
+    "masks": "data.masks",
+    "classes": "data.classes",
+    "format": "data.format",
+    "split": "data.split",
+    "val-images": "validation.images",
+    "val-tags": "validation.tags",
+    "val-masks": "validation.masks",
+    "val-split": "validation.split",
+    "clip": "clip.model",
+    "precision": "clip.precision",
+    "max-side": "clip.max_side",
+    "batch-size": "clip.batch",
+    "steps": "train.steps",
+    "seed": "seed",
+}
+"""Flag -> the configuration value that it sets."""
+
+PATHS = {"data.images", "data.tags", "data.masks", "validation.images", "validation.tags", "validation.masks"}
+
+STAGES = {
+    "run": "everything: prototypes, seeds, pseudo-masks, the network, evaluation where truth exists, the report",
+    "prototypes": "text and vision prototypes",
+    "seeds": "label maps of text, vision and refined seeds",
+    "labels": "pseudo-masks",
+    "train": "the segmentation network, from the pseudo-masks",
+    "evaluate": "whatever the run holds against the truth masks",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    logging.addLevelName(logging.WARNING, "warning")
+    try:
+        return given.command(given)
+    except VplError as error:
+        print(f"vpl: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"vpl: {error.strerror or error}: {error.filename or 'while writing'}; mend it, then run the same "
+              "command again: finished work is kept.", file=sys.stderr)  # fmt: skip
+        return 2
+    except KeyboardInterrupt:
+        print("vpl: interrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vpl", description="From image tags to segmentation masks, with a frozen CLIP (Vision Prototype Learning)."
+    )
+    parser.add_argument("--version", action="version", version=f"vpl {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, words in STAGES.items():
+        stage = commands.add_parser(name, help=words, description=words)
+        stage.add_argument(
+            "folder", type=Path, metavar="RUN", help="the run folder; made when absent, continued when not"
+        )
+        _add_config_flags(stage)
+        _add_machine_flags(stage)
+        stage.set_defaults(command=_stage, stage=name)
+
+    predict = commands.add_parser("predict", help="masks of new photographs, without tags")
+    predict.add_argument("--model", type=Path, required=True, metavar="RUN", help="a run folder with a trained network")
+    predict.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of photographs")
+    predict.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the masks go")
+    predict.add_argument("--clip", default=None, help="where the CLIP of the network lies now, if elsewhere")
+    predict.add_argument("--fast", action="store_true", help="one scale, no flip, no CRF")
+    predict.add_argument("--probabilities", action="store_true", help="also write the probabilities (npz)")
+    predict.add_argument("--overlays", action="store_true", help="also write the masks in colour over the photographs")
+    _add_device_flag(predict)
+    predict.set_defaults(command=_predict)
+
+    report = commands.add_parser("report", help="one self-contained HTML page about a run")
+    report.add_argument("folder", type=Path, metavar="RUN")
+    report.set_defaults(command=_report)
+
+    ablate = commands.add_parser("ablate", help="what one decision is worth, on data with ground truth")
+    ablate.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="an ablation, several, all, or KEY=VALUE,VALUE of any configuration value",
+    )
+    ablate.add_argument("--by", metavar="NAME", help="cross it with a second one: a heat map")
+    ablate.add_argument(
+        "--out", dest="folder", type=Path, default=Path("ablation"), metavar="DIR", help="results go here"
+    )
+    ablate.add_argument("--styles", nargs="+", metavar="STYLE", help="drawing styles, where no --images are given")
+    ablate.add_argument("--sets", type=int, default=3, help="sets of images (default: 3)")
+    ablate.add_argument("--count", type=int, default=60, help="images in each set (default: 60)")
+    ablate.add_argument("--side", type=int, default=96, help="side of drawn scenes in pixels (default: 96)")
+    _add_config_flags(ablate)
+    _add_machine_flags(ablate)
+    ablate.set_defaults(command=_ablate)
+
+    demo = commands.add_parser("demo", help="the whole method on drawn scenes, with nothing to download")
+    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="where it goes (default: demo)")
+    _add_machine_flags(demo)
+    demo.set_defaults(command=_demo)
+
+    tree = commands.add_parser("scenes", help="write drawn scenes as a data set: images, tags, truth masks")
+    tree.add_argument("out", type=Path, metavar="DIR")
+    tree.add_argument("--train", type=int, default=200, help="training images (default: 200)")
+    tree.add_argument("--val", type=int, default=100, help="held-out images (default: 100)")
+    tree.add_argument("--style", default="demo", help="drawing style")
+    tree.add_argument("--size", type=int, default=96, help="side in pixels (default: 96)")
+    tree.add_argument("--seed", type=int, default=0)
+    tree.add_argument("--layout", choices=("folder", "voc"), default="folder")
+    tree.set_defaults(command=_scenes)
+    return parser
+
+
+def _add_config_flags(parser: argparse.ArgumentParser) -> None:
+    defaults = Config()
+    for flag, key in SHORTCUTS.items():
+        section, _, name = key.rpartition(".")
+        holder = getattr(defaults, section) if section else defaults
+        metadata = next(item.metadata for item in dataclasses.fields(holder) if item.name == name)
+        words = metadata["help"]
+        if section == "validation":
+            words = f"of the held-out split: {words}"
+        choices = metadata["choices"] or None
+        parser.add_argument(
+            f"--{flag}", dest=key, metavar=None if choices else flag.upper(), choices=choices, help=words
+        )
+    parser.add_argument("--preset", choices=sorted(PRESETS), help="start from the values for this data set")
+    parser.add_argument(
+        "--config", type=Path, metavar="FILE", help="start from a TOML file, such as a run's config.toml"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any configuration value; may be repeated"
+    )
+
+
+def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
+    _add_device_flag(parser)
+    parser.add_argument(
+        "--image-workers", type=int, default=2, metavar="N", help="threads that read images and run CRFs"
+    )
+
+
+def _add_device_flag(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"), help="where to compute")
+
+
+def _config(given: argparse.Namespace) -> Config:
+    """The stored configuration of the run or the defaults, then preset, file, flags, and --set, in this order."""
+    stored = given.folder / "config.toml"
+    base = preset(given.preset) if given.preset else Config()
+    if given.config:
+        base = Config.from_toml(given.config, base)
+    elif stored.exists():
+        base = Config.from_toml(stored).with_values(PRESETS[given.preset] if given.preset else {})
+    values: dict[str, object] = {
+        key: getattr(given, key) for key in SHORTCUTS.values() if getattr(given, key) is not None
+    }
+    for text in given.set:
+        key, sign, content = text.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {text} has no value; write --set KEY=VALUE, such as --set prototypes.phi=0.4.")
+        values[key.strip()] = content.strip()
+    for key in PATHS & values.keys():
+        values[key] = str(Path(str(values[key])).resolve())
+    if "data.classes" in values and Path(str(values["data.classes"])).is_file():
+        values["data.classes"] = str(Path(str(values["data.classes"])).resolve())
+    return base.with_values(values)
+
+
+def _stage(given: argparse.Namespace) -> int:
+    config = _config(given)
+    _check_workers(given.image_workers)
+    from vpl import report
+    from vpl.run import Run
+
+    run = Run(given.folder, config, device=given.device, image_workers=given.image_workers, progress=_bar)
+    with run:
+        for problem in run.dataset.problems:
+            print(f"left out: {problem}", file=sys.stderr)
+        for stage in _stages(given.stage, run):
+            if stage == "report":
+                report.write(run.folder)
+            else:
+                getattr(run, stage)()
+        return _close(run) if run.leads else 0
+
+
+def _check_workers(count: int) -> None:
+    if count < 1:
+        raise ConfigError(f"--image-workers is {count}; expected at least 1.")
+
+
+def _stages(name: str, run: Run) -> list[str]:
+    if name != "run":
+        return [name]
+    has_truth = run.config.validation.masks or any(sample.mask is not None for sample in run.dataset.samples)
+    return ["labels", "train", *(["evaluate"] if has_truth else []), "report"]
+
+
+def _close(run: Run) -> int:
+    """Say what was made and which images were not."""
+    from vpl.runfolder import read_json
+
+    for evaluation in read_json(run.folder / "metrics.json").get("evaluations", []):
+        print(table(evaluation))
+    masks = run.folder / "labels"
+    if masks.exists():
+        print(f"{sum(1 for _ in masks.glob('*.png'))} pseudo-masks in {masks}")
+    if run.has_network:
+        print(f"network in {run.folder / 'network'}: vpl predict --model {run.folder} --images DIR --out DIR")
+    if (run.folder / "report.html").exists():
+        print(f"report in {run.folder / 'report.html'}")
+    problems = len(run.dataset.problems)
+    for failure in run.failures.values():
+        print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
+    if run.failures or problems:
+        print(f"{len(run.failures)} images skipped, {problems} lines left out (see above).", file=sys.stderr)
+        return 1
+    return 0
+
+
+def table(evaluation: dict) -> str:
+    """The mIoU table of one split, as text."""
+    lines = [f"{evaluation['split']}, {evaluation['images']} images{'':<14}mIoU   pixel accuracy"]
+    width = len(lines[0]) - len("mIoU   pixel accuracy")
+    for row in evaluation["rows"]:
+        lines.append(f"  {row['name']:<{width - 2}}{100 * row['miou']:5.1f}   {100 * row['pixel_accuracy']:5.1f}")
+    return "\n".join(lines)
+
+
+def _bar(items: Iterable, total: int, words: str) -> Iterable:
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, desc=words, unit="image", dynamic_ncols=True, mininterval=0.5, file=sys.stderr)
+
+
+def _predict(given: argparse.Namespace) -> int:
+    from vpl import predict
+
+    predictor = predict.load(given.model, given.clip, given.device)
+    wanted = predict.Outputs(probabilities=given.probabilities, overlays=given.overlays)
+    protocol = predict.SINGLE if given.fast else predictor.full
+    failures = list(predict.predict_folder(predictor, given.images, given.out, protocol, wanted, progress=_bar))
+    for name, reason in failures:
+        print(f"skipped {name}: {reason}", file=sys.stderr)
+    print(f"masks in {given.out}")
+    return 1 if failures else 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    from vpl import report
+
+    print(f"report in {report.write(given.folder)}")
+    return 0
+
+
+def _demo(given: argparse.Namespace) -> int:
+    _check_workers(given.image_workers)
+    from vpl import demo
+
+    print(demo.demo(given.out, device=given.device, image_workers=given.image_workers, progress=_bar))
+    return 0
+
+
+def _ablate(given: argparse.Namespace) -> int:
+    _check_workers(given.image_workers)
+    for name in ("sets", "count"):
+        if getattr(given, name) < 1:
+            raise ConfigError(f"--{name} is {getattr(given, name)}; expected at least 1.")
+    config = _config(given)
+    from vpl import ablate
+
+    if config.data.images:
+        sources = [ablate.OwnData(config, given.sets, given.count)]
+    else:
+        sources = [ablate.Scenes(style, given.count, given.side) for style in given.styles or [ablate.STYLE]]
+    wanted = ablate.chosen(given.names, given.by)
+    for made in ablate.ablate(
+        given.folder, wanted, config, sources, sets=given.sets, device=given.device, workers=given.image_workers,
+        progress=_bar,
+    ):  # fmt: skip
+        print(made, end="\n\n")
+    return 0
+
+
+def _scenes(given: argparse.Namespace) -> int:
+    from vpl import scenes
+
+    counts = {"train": given.train, "val": given.val}
+    made = scenes.write_tree(
+        given.out, counts, seed=given.seed, style=given.style, size=given.size, layout=given.layout
+    )
+    print(f"{given.train} + {given.val} scenes in {made}")
+    return 0

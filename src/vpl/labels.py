@@ -1,0 +1,297 @@
+"""From a batch of photographs and their tags to regions, seeds and pseudo-masks (METHOD.md 1 to 4).
+
+Pass one (`regions`): image -> features -> text seeds -> region embeddings, from which `prototypes.learn` makes V.
+Pass two (`seed_maps`, `refine_maps`, `pseudo_mask`): features -> seeds from V -> refined seeds -> CRF -> labels.
+
+Letters: K tags of one image · S = K + 1 · C classes · B background words · D joint width · h w patch grid · H W pixels
+of the view. A list of maps holds an image's (K, h, w) each.
+Tensors and arrays in, tensors and arrays out: this module opens no file and never sees a truth mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from vpl import crf, images, prototypes, refine
+from vpl.classes import IGNORE
+from vpl.clip import Features, FrozenClip
+from vpl.config import Config, CrfConfig, LabelConfig, PrototypeConfig, RefineConfig
+from vpl.errors import DataError
+from vpl.seeds import seeds
+
+BACKGROUND_REGION = -1
+"""The class number of a background region's embedding."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One photograph as encoder and CRF see it.
+
+    Attributes:
+        image: RGB, 0 to 255, at most `max_side` pixels long.
+        tags: K different class numbers, from 0.
+        size: height and width of the photograph on disk, in pixels: the size of its masks.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    tags: tuple[int, ...]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The region embeddings of a batch.
+
+    Attributes:
+        embeddings: unit rows.
+        classes: class number of the tag that the region belongs to, or `BACKGROUND_REGION`.
+        views: number of the region's image in the batch.
+        tag_ranks: for each image, the share of (own tag, other class) pairs that the bare text scores order rightly;
+            chance is 0.5, nan when every class is a tag.
+    """
+
+    embeddings: Float[Tensor, "N D"]
+    classes: Int[Tensor, " N"]
+    views: Int[Tensor, " N"]
+    tag_ranks: Float[Tensor, " views"]
+
+
+def encode(clip: FrozenClip, views: Sequence[View], config: Config) -> Features:
+    """One pass of the frozen encoder over views whose patch grids are equal."""
+    pixels = [images.to_pixels(view.image, clip.patch, clip.mean, clip.std, config.clip.scale) for view in views]
+    return clip.encode(torch.stack(pixels), attention_blocks=config.clip.attention_blocks)
+
+
+def seed_maps(
+    clip: FrozenClip,
+    features: Features,
+    views: Sequence[View],
+    table: Float[Tensor, "P D"],
+    classes: int,
+    scale: float,
+    kind: str = "gradcam",
+) -> list[Float[Tensor, "_ h w"]]:
+    """One class-specific map per tag of each view, in [0, 1] (METHOD.md 1).
+
+    Args:
+        table: prototypes, the `classes` foreground rows first, then the background rows. Without background rows the
+            classes that the image does not carry stand in for them: a softmax over one tag alone has no gradient.
+        scale: what multiplies the cosines: CLIP's own for text prototypes, 1/τI for vision prototypes.
+        kind: "gradcam", or the baseline "similarity": each patch's cosine with the tag's prototype, min-max normalised.
+    """
+    if kind == "similarity":
+        patches = torch.nn.functional.normalize(features.patches, dim=2)
+        maps = [(table[list(view.tags)].to(one) @ one.T) for one, view in zip(patches, views, strict=True)]
+        return [refine.minmax(one.unflatten(1, features.grid)) for one in maps]
+    rows = []
+    for view in views:
+        others = list(range(classes, len(table))) or [number for number in range(classes) if number not in view.tags]
+        rows.append(table[[*view.tags, *others]])
+    return seeds(clip, features, rows, [len(view.tags) for view in views], scale).cam
+
+
+def refine_maps(
+    features: Features, cams: Sequence[Float[Tensor, "_ h w"]], config: RefineConfig
+) -> list[Float[Tensor, "_ h w"]]:
+    """Seeds spread along the attention and stretched to [0, 1] (METHOD.md 2); the seeds themselves when it is off."""
+    if not config.enabled:
+        return list(cams)
+    affinities = refine.affinity(features.attention, config.rounds)
+    threshold = config.box_threshold if config.box else None
+    return [
+        refine.minmax(refine.refine(affinity, cam, threshold)) for affinity, cam in zip(affinities, cams, strict=True)
+    ]
+
+
+def regions(
+    clip: FrozenClip,
+    features: Features,
+    views: Sequence[View],
+    cams: Sequence[Float[Tensor, "_ h w"]],
+    text: Float[Tensor, "P D"],
+    classes: int,
+    config: PrototypeConfig,
+) -> Regions:
+    """The region embeddings that vision prototypes are learned from (METHOD.md 3.1).
+
+    A tag's region is where its seed is above Φ, the background region where every seed is below `background_phi`.
+    Empty regions give no row. `image` regions are whole images, as InMaP has them, one row for each tag.
+    """
+    embeddings, numbers, owners = [], [], []
+    for number, (view, cam) in enumerate(zip(views, cams, strict=True)):
+        masks = _region_masks(cam, config)
+        labels = torch.tensor([*view.tags, BACKGROUND_REGION])
+        if config.region == "pooled":
+            rows, valid = prototypes.region_embeddings(features.patches[number], masks.flatten(1))
+        elif config.region == "masked":
+            rows, valid = _masked_embeddings(clip, view, masks)
+        else:
+            whole = torch.ones_like(masks.flatten(1))
+            rows, valid = prototypes.region_embeddings(features.patches[number], whole)
+            valid = valid & (labels != BACKGROUND_REGION)
+        embeddings.append(rows[valid].float().cpu())
+        numbers.append(labels[valid.cpu()])
+        owners.append(torch.full((int(valid.sum()),), number))
+    return Regions(
+        torch.cat(embeddings), torch.cat(numbers), torch.cat(owners), _tag_ranks(features, views, text[:classes])
+    )
+
+
+def _region_masks(cam: Float[Tensor, "K h w"], config: PrototypeConfig) -> Bool[Tensor, "K+1 h w"]:
+    """The K tags' regions, then the background's."""
+    return torch.cat([cam > config.phi, (cam < config.background_phi).all(dim=0, keepdim=True)])
+
+
+def _masked_embeddings(
+    clip: FrozenClip, view: View, masks: Bool[Tensor, "R h w"]
+) -> tuple[Float[Tensor, "R D"], Bool[Tensor, " R"]]:
+    """The class-token embedding of the image with everything outside each region set to CLIP's mean colour."""
+    pixels = images.to_pixels(view.image, clip.patch, clip.mean, clip.std)
+    full = torch.nn.functional.interpolate(masks[None].float(), pixels.shape[1:], mode="nearest")[0]
+    valid = masks.flatten(1).any(dim=1)
+    return clip.embed_images(pixels[None] * full[:, None].to(pixels)), valid
+
+
+def _tag_ranks(features: Features, views: Sequence[View], text: Float[Tensor, "C D"]) -> Float[Tensor, " views"]:
+    """How well the mean patch embedding of each image ranks its tags above the other classes, 0 to 1."""
+    embedding = torch.nn.functional.normalize(features.patches.float().mean(dim=1), dim=1)
+    scores = (embedding @ text.T.to(embedding)).cpu()
+    ranks = []
+    for row, view in zip(scores, views, strict=True):
+        own = torch.zeros(len(row), dtype=torch.bool)
+        own[list(view.tags)] = True
+        above = row[own][:, None] - row[~own][None, :]
+        ranks.append(((above > 0).float() + 0.5 * (above == 0).float()).mean())
+    return torch.stack(ranks)
+
+
+def allowed_labels(
+    found: Int[Tensor, " N"],
+    tags: Sequence[tuple[int, ...]],
+    classes: int,
+    prototypes_count: int,
+    config: PrototypeConfig,
+) -> Bool[Tensor, "N P"]:
+    """Which prototypes each region may be labelled with (METHOD.md 3.2, `tags`).
+
+    A background region may carry background prototypes alone. A tag's region may carry its own tag (`own`), the
+    tags of its image and the background (`restrict`), or anything (`all`).
+
+    Args:
+        found: the region's class number, or `BACKGROUND_REGION`.
+        tags: for each region, the tags of its image.
+    """
+    allowed = torch.zeros(len(found), prototypes_count, dtype=torch.bool)
+    for row, (number, carried) in enumerate(zip(found.tolist(), tags, strict=True)):
+        if config.tags == "all":
+            allowed[row] = True
+        elif number == BACKGROUND_REGION:
+            allowed[row, classes:] = True
+        elif config.tags == "own":
+            allowed[row, number] = True
+        else:
+            allowed[row, classes:] = True
+            allowed[row, list(carried)] = True
+    return allowed
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What vision prototypes were learned from, and the result.
+
+    Attributes:
+        x: unit embeddings of the regions that may carry some label.
+        q: their soft labels.
+        classes: their class numbers, or `BACKGROUND_REGION`.
+        learned: the vision prototypes.
+    """
+
+    x: Float[Tensor, "N D"]
+    q: Float[Tensor, "N P"]
+    classes: Int[Tensor, " N"]
+    learned: prototypes.Learned
+
+
+def learn(
+    embeddings: Float[Tensor, "N D"],
+    found: Int[Tensor, " N"],
+    tags: Sequence[tuple[int, ...]],
+    text: Float[Tensor, "P D"],
+    classes: int,
+    config: PrototypeConfig,
+) -> Lesson:
+    """Vision prototypes from the regions of all images (METHOD.md 3.2 to 3.4).
+
+    Args:
+        embeddings: unit rows.
+        found: the region's class number, or `BACKGROUND_REGION`.
+        tags: for each region, the tags of its image.
+        text: T, the `classes` foreground rows first.
+
+    Raises:
+        DataError: no region may carry a label.
+    """
+    allowed = allowed_labels(found, tags, classes, len(text), config)
+    usable = allowed.any(dim=1)
+    if not usable.any():
+        raise DataError(
+            f"no region of any image has a text seed above prototypes.phi = {config.phi}; choose a lower one."
+        )
+    x, allowed, found = embeddings[usable], allowed[usable], found[usable]
+    q = prototypes.soft_labels(
+        x, text, allowed, config.text_temperature, sinkhorn_rounds=config.sinkhorn_rounds, one_hot=config.one_hot
+    )
+    return Lesson(x, q, found, prototypes.learn(x, q, text, config))
+
+
+def label_map(
+    maps: Float[Tensor, "K h w"], view: View, exponent: float
+) -> tuple[UInt8[np.ndarray, "height width"], Float[Tensor, "K+1 H W"]]:
+    """Labels of seeds without CRF, and the scores [background; tags] they come from, at the view's size.
+
+    Background score = (1 - max seed)^exponent (METHOD.md 4); label = argmax. The labels come at `view.size`.
+    """
+    full = refine.upsample(maps.float(), view.image.shape[:2])
+    background = (1 - full.amax(dim=0, keepdim=True)).clamp(min=0) ** exponent
+    scores = torch.cat([background, full])
+    return _at_size(_values(view)[scores.argmax(dim=0).cpu().numpy()], view.size), scores
+
+
+def pseudo_mask(
+    scores: Float[Tensor, "S H W"], view: View, labels: LabelConfig, config: CrfConfig
+) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
+    """The most probable labels after the CRF, and the pseudo-mask: the same with 255 where the CRF is unsure.
+
+    Both come at `view.size` and hold the image's tags and background alone, besides 255 (METHOD.md 4).
+
+    Args:
+        scores: [background; tags] of the refined seeds at the view's size, as `label_map` gives them.
+    """
+    if config.enabled:
+        probabilities = crf.dense_crf(view.image, scores, **config.keywords())
+    else:
+        probabilities = scores / scores.sum(dim=0, keepdim=True).clamp(min=1e-12)
+    confidence, best = probabilities.max(dim=0)
+    likely = _values(view)[best.cpu().numpy()]
+    sure = (confidence >= labels.confidence).cpu().numpy()
+    return _at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)
+
+
+def _values(view: View) -> UInt8[np.ndarray, " S"]:
+    """Label value by place in [background; tags], S = K + 1 places."""
+    return np.array([0, *(tag + 1 for tag in view.tags)], dtype=np.uint8)
+
+
+def _at_size(labels: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width"]:
+    """Nearest-neighbour resize with half-pixel centres."""
+    if labels.shape == size:
+        return labels
+    rows = ((np.arange(size[0]) + 0.5) * labels.shape[0] / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * labels.shape[1] / size[1]).astype(int)
+    return labels[rows][:, columns]

@@ -1,0 +1,492 @@
+"""A run: one data set streamed through the stages into one folder that can be killed and continued at any moment.
+
+    prototypes  text prototypes, regions of every image, vision prototypes      regions/ prototypes.safetensors
+    seeds       label maps of text, vision and refined seeds                    seeds/{text,vision,refined}/*.png
+    labels      the same, after the CRF, and pseudo-masks                       seeds/crf/*.png labels/*.png
+    train       the network, from the pseudo-masks                              network/
+    evaluate    everything that is there against the truth                      metrics.json predictions/*.png
+
+The folder itself, its lock and its record are `runfolder`'s. The unit of work is a batch of images with equal patch
+grids, planned from the list of images alone, so that a continued run computes the same batches as an uninterrupted one
+and writes the same bytes. Truth masks are opened in `evaluate` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vpl import images, labels, predict, prototypes, scenes, train
+from vpl.classes import ClassSet
+from vpl.clip import FrozenClip
+from vpl.config import Config, DataConfig
+from vpl.datasets import Dataset, Sample, open_dataset
+from vpl.errors import ConfigError, RunError, VplError
+from vpl.metrics import Confusion
+from vpl.runfolder import (
+    STAGE_FOLDERS,
+    RunFolder,
+    log,
+    read_json,
+    read_tensors,
+    scores_of,
+    versions,
+    write_json,
+    write_tensors,
+)
+
+WINDOW = 32
+"""Batches are cut from windows of this many times the batch size, so that memory does not grow with the data set."""
+
+CHANCE_RANK = 0.6
+"""Mean tag rank below which a CLIP is said not to know the photographs; guessing gives 0.5."""
+
+SEED_ROWS = {"text": "text seeds", "vision": "vision seeds", "refined": "refined seeds"}
+MAP_ROWS = {f"seeds/{name}": words for name, words in SEED_ROWS.items()} | {
+    "seeds/crf": "refined + CRF",
+    "labels": "pseudo-masks",
+}
+"""Folder of label maps -> its name in tables. Pseudo-masks are counted with their ignored pixels as errors."""
+
+Progress = Callable[[Iterable, int, str], Iterable]
+"""Wraps an iterable of known length with a progress bar; the third argument names the work."""
+
+
+def silent(items: Iterable, total: int, words: str) -> Iterable:
+    """A `Progress` that shows nothing."""
+    return items
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images that go through the encoder together: numbers into the list of samples, and their place in the plan."""
+
+    number: int
+    members: tuple[int, ...]
+
+
+class Run(RunFolder):
+    """A data set's way through the stages. A context manager: leaving it lets the run folder go.
+
+    Args:
+        folder: made when it is absent.
+        config: what to run. Values that a finished stage depended on can't change; later ones may.
+        device: "auto", "cpu", "cuda" or "mps".
+        image_workers: threads that read images and compute CRFs.
+        progress: shows progress.
+
+    Raises:
+        RunError: the folder is another's run, belongs to another process, or the configuration differs.
+        DataError, ModelError: the data or the CLIP can't be used.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Config,
+        *,
+        device: str = "auto",
+        image_workers: int = 2,
+        progress: Progress = silent,
+    ):
+        super().__init__(folder, config, leads=train.is_first_process())
+        self.device = train.own_device(device)
+        self.image_workers = image_workers
+        self.progress = progress
+        self._clip: FrozenClip | None = None
+        self._dataset: Dataset | None = None
+
+    @property
+    def dataset(self) -> Dataset:
+        """The samples and classes of the run."""
+        if self._dataset is None:
+            self._dataset = dataset_of(self.config.data)
+            self._check_list()
+        return self._dataset
+
+    @property
+    def classes(self) -> ClassSet:
+        """The class set of the run."""
+        return self.dataset.classes
+
+    @property
+    def clip(self) -> FrozenClip:
+        """The frozen CLIP, loaded on first use."""
+        if self._clip is None:
+            self._clip = FrozenClip.load(self.config.clip.model, self.device, self.config.clip.precision)
+            known = self.record().get("clip", {}).get("hash")
+            if known not in (None, self._clip.weights_hash):
+                raise RunError(
+                    f"{self.folder} was made with other weights of {self.config.clip.model} "
+                    f"(hash {known[:12]}, now {self._clip.weights_hash[:12]}); name a new folder."
+                )
+            self.note(
+                clip={"name": self._clip.name, "hash": self._clip.weights_hash},
+                device=str(self._clip.device),
+                precision=self.config.clip.precision,
+                seed=self.config.seed,
+                versions=versions(),
+            )
+        return self._clip
+
+    def _check_list(self) -> None:
+        """The list of images and tags is part of a run: another one is refused."""
+        digest = hashlib.sha256()
+        for sample in self._dataset.samples:
+            digest.update(json.dumps([sample.id, *sample.tags]).encode())
+        digest.update(json.dumps(self._dataset.classes.names).encode())
+        data = {
+            "hash": digest.hexdigest(),
+            "images": len(self._dataset.samples),
+            "split": split_of(self.config.data),
+            "problems": list(self._dataset.problems),
+        }
+        known = self.record().get("data", {}).get("hash")
+        if known not in (None, data["hash"]) and (self.folder / STAGE_FOLDERS["prototypes"]).exists():
+            raise RunError(f"the images or tags have changed since {self.folder} was made; name a new folder.")
+        self.note(data=data)
+
+    # ------------------------------------------------------------------ streaming
+
+    def plan(self) -> Iterator[Batch]:
+        """The batches of the run, the same in every process: images of equal patch grids, from window to window."""
+        samples, size, number = self.dataset.samples, self.config.clip.batch, 0
+        for start in range(0, len(samples), WINDOW * size):
+            groups: dict[tuple[int, int], list[int]] = {}
+            for member in range(start, min(start + WINDOW * size, len(samples))):
+                try:
+                    grid = self._grid(samples[member])
+                except VplError as error:
+                    self.fail(samples[member].id, error)
+                    continue
+                groups.setdefault(grid, []).append(member)
+            for members in groups.values():
+                for first in range(0, len(members), size):
+                    yield Batch(number, tuple(members[first : first + size]))
+                    number += 1
+
+    def _grid(self, sample: Sample) -> tuple[int, int]:
+        size = images.size_within(*images.image_size(sample.image), self.config.clip.max_side)
+        return images.patch_size_of(*size, self.clip.patch, self.config.clip.scale)
+
+    def _view(self, sample: Sample) -> labels.View:
+        image = images.read_image(sample.image, self.config.clip.max_side)
+        tags = tuple(self.classes.index(tag) for tag in sample.tags)
+        return labels.View(image, tags, images.image_size(sample.image))
+
+    def stream(self, done: Callable[[Batch], bool], words: str) -> Iterator[tuple[Batch, list[int], list[labels.View]]]:
+        """Batches that are not `done`, with the views that could be read; reading runs ahead in threads."""
+        samples = self.dataset.samples
+
+        def ahead(pool: ThreadPoolExecutor) -> Iterator[tuple[Batch, list[Future] | None]]:
+            for batch in self.plan():
+                ready = done(batch)
+                yield batch, None if ready else [pool.submit(self._view, samples[member]) for member in batch.members]
+
+        def one_by_one() -> Iterator[tuple[Batch, list[Future] | None]]:
+            with ThreadPoolExecutor(self.image_workers) as pool:
+                waiting: deque = deque()
+                for item in ahead(pool):
+                    waiting.append(item)
+                    if len(waiting) > 2:
+                        yield waiting.popleft()
+                yield from waiting
+
+        shown = self._counted(one_by_one(), len(samples), words)
+        for batch, futures in shown:
+            if futures is None:
+                continue
+            members, views = [], []
+            for member, future in zip(batch.members, futures, strict=True):
+                try:
+                    views.append(future.result())
+                    members.append(member)
+                except VplError as error:
+                    self.fail(samples[member].id, error)
+            yield batch, members, views
+
+    def _counted(self, items: Iterator[tuple[Batch, list[Future] | None]], total: int, words: str) -> Iterator:
+        """`items` as they come, while the progress bar counts images."""
+
+        def ticks() -> Iterator:
+            for item in items:
+                yield item
+                yield from (None for _ in item[0].members[1:])
+
+        for item in self.progress(ticks(), total, words):
+            if item is not None:
+                yield item
+
+    # ------------------------------------------------------------------ stages
+
+    def prototypes(self) -> None:
+        """Text prototypes, region embeddings and vision prototypes into prototypes.safetensors (METHOD.md 0 and 3)."""
+        target = self.folder / "prototypes.safetensors"
+        if target.exists():
+            return
+        start = time.perf_counter()
+        text = self.text_prototypes()
+        table, scale = text, self.clip.logit_scale
+        config = self.config.prototypes
+        for turn in range(config.rounds):
+            found = self._regions(turn, table, text, scale)
+            table, report = self._learn(found, text)
+            scale = 1 / config.image_temperature
+        self._warn_about_tags(found["tag_ranks"])
+        write_json(self.folder / "prototypes.json", report)
+        facts = {
+            "classes": self.classes.names,
+            "background": self._background(),
+            "clip": self.clip.name,
+            "clip_hash": self.clip.weights_hash,
+        }
+        write_tensors(target, {"text": text, "vision": table}, facts)
+        self.note_stage("prototypes", time.perf_counter() - start, len(self.dataset.samples))
+
+    def _background(self) -> tuple[str, ...]:
+        return self.classes.background if self.config.prompts.background_words else ()
+
+    def text_prototypes(self) -> Tensor:
+        """(C+B, D) unit rows: the classes', then the background words'."""
+        if self.classes.dropped:
+            log.warning("background words that are classes here are not used: %s", ", ".join(self.classes.dropped))
+        made = prototypes.text_prototypes(self.clip, self.classes, self.config.prompts)
+        return torch.cat([made.foreground, made.background]).cpu()
+
+    def _regions(self, turn: int, table: Tensor, text: Tensor, scale: float) -> dict[str, Tensor]:
+        """Region embeddings of all images, one file per batch in regions/."""
+        folder = self.folder / STAGE_FOLDERS["prototypes"]
+        folder.mkdir(exist_ok=True)
+        count = len(self.classes)
+        table, text_there = table.to(self.clip.device), text.to(self.clip.device)
+
+        def path(batch: Batch) -> Path:
+            return folder / f"round{turn + 1}-{batch.number:06d}.safetensors"
+
+        words = "regions" if turn == 0 else f"regions, round {turn + 1}"
+        for batch, members, views in self.stream(lambda batch: path(batch).exists(), words):
+            if not views:
+                continue
+            features = labels.encode(self.clip, views, self.config)
+            cams = labels.seed_maps(self.clip, features, views, table, count, scale, self.config.seeds.kind)
+            if self.config.prototypes.refined:
+                cams = labels.refine_maps(features, cams, self.config.refine)
+            made = labels.regions(self.clip, features, views, cams, text_there, count, self.config.prototypes)
+            numbers = torch.tensor(members)
+            write_tensors(
+                path(batch),
+                {
+                    "embeddings": made.embeddings,
+                    "class": made.classes,
+                    "sample": numbers[made.views],
+                    "tag_ranks": made.tag_ranks,
+                },
+            )
+        files = sorted(folder.glob(f"round{turn + 1}-*.safetensors"))
+        if not files:
+            raise RunError(f"no image of {self.folder} could be used; see the list of failures and mend the first one.")
+        parts = [read_tensors(file) for file in files]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def _learn(self, found: dict[str, Tensor], text: Tensor) -> tuple[Tensor, dict]:
+        """Vision prototypes from the regions, and the report of METHOD.md 3.5."""
+        config, count = self.config.prototypes, len(self.classes)
+        tags = [
+            tuple(self.classes.index(tag) for tag in self.dataset.samples[number].tags)
+            for number in found["sample"].tolist()
+        ]
+        lesson = labels.learn(found["embeddings"], found["class"], tags, text, count, config)
+        learned, own = lesson.learned, lesson.classes != labels.BACKGROUND_REGION
+        report = prototypes.report(
+            lesson.x[own], lesson.q[own], lesson.classes[own], text, learned.prototypes, config.image_temperature
+        )
+        facts = {
+            "background_regions": int((~own).sum()),
+            "kl_before": learned.kl_before,
+            "kl_after": learned.kl_after,
+            "curve": list(learned.curve),
+            "steps": learned.steps,
+        }
+        numbers = {key: one if math.isfinite(one) else None for key, one in dataclasses.asdict(report).items()}
+        return learned.prototypes, numbers | facts
+
+    def _warn_about_tags(self, ranks: Tensor) -> None:
+        known = ranks[~ranks.isnan()]
+        if not len(known):
+            return
+        mean = float(known.mean())
+        self.note(tag_rank=mean)
+        if mean < CHANCE_RANK:
+            log.warning(
+                "%s does not know these photographs: it ranks an image's own tags above other classes %.0f %% of the "
+                "time (guessing: 50 %%), so the masks will be poor. Use real CLIP weights (--clip), see the README.",
+                self.clip.name,
+                100 * mean,
+            )
+
+    def seeds(self) -> None:
+        """Label maps of text, vision and refined seeds."""
+        self._maps(pseudo=False)
+
+    def labels(self) -> None:
+        """Label maps of all seeds, and the pseudo-masks."""
+        self._maps(pseudo=True)
+
+    def _maps(self, pseudo: bool) -> None:
+        self.prototypes()
+        start = time.perf_counter()
+        samples, count, palette = self.dataset.samples, len(self.classes), self.classes.palette()
+        stored = read_tensors(self.folder / "prototypes.safetensors")
+        text, vision = (stored[key].to(self.clip.device) for key in ("text", "vision"))
+        kind = self.config.prototypes.kind
+        folders = {name: self.folder / "seeds" / name for name in SEED_ROWS if name != "vision" or kind == "vision"}
+        if pseudo:
+            folders |= {"crf": self.folder / "seeds" / "crf", "labels": self.folder / "labels"}
+        for folder in folders.values():
+            folder.mkdir(parents=True, exist_ok=True)
+
+        def done(batch: Batch) -> bool:
+            names = [f"{samples[member].id}.png" for member in batch.members]
+            return all((folder / name).exists() for folder in folders.values() for name in names)
+
+        def finish(sample: Sample, view: labels.View, maps: dict[str, Tensor]) -> None:
+            for name, cam in maps.items():
+                mask, scores = labels.label_map(cam, view, self.config.labels.background_exponent)
+                images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
+            if pseudo:
+                made = labels.pseudo_mask(scores, view, self.config.labels, self.config.crf)
+                for name, mask in zip(("crf", "labels"), made, strict=True):
+                    images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
+
+        words = "pseudo-masks" if pseudo else "seeds"
+        with ThreadPoolExecutor(self.image_workers) as pool:
+            waiting: deque[Future] = deque()
+            for _, members, views in self.stream(done, words):
+                if not views:
+                    continue
+                features = labels.encode(self.clip, views, self.config)
+                how = self.config.seeds.kind
+                cams = {"text": labels.seed_maps(self.clip, features, views, text, count, self.clip.logit_scale, how)}
+                last = cams["text"]
+                if kind == "vision":
+                    scale = 1 / self.config.prototypes.image_temperature
+                    last = cams["vision"] = labels.seed_maps(self.clip, features, views, vision, count, scale, how)
+                cams["refined"] = labels.refine_maps(features, last, self.config.refine)
+                for place, (member, view) in enumerate(zip(members, views, strict=True)):
+                    maps = {name: cam[place].cpu() for name, cam in cams.items()}
+                    waiting.append(pool.submit(finish, samples[member], view, maps))
+                while len(waiting) > 2 * self.config.clip.batch:
+                    waiting.popleft().result()
+            for future in waiting:
+                future.result()
+        self.note_stage(words, time.perf_counter() - start, len(samples))
+
+    def train(self) -> None:
+        """The network of METHOD.md 5 from the pseudo-masks, into network/; pseudo-masks that are missing come first."""
+        if "RANK" not in os.environ:
+            self.labels()
+        start = time.perf_counter()
+        folder = self.folder / "labels"
+        items = [
+            train.Item(sample.id, sample.image, folder / f"{sample.id}.png", sample.tags)
+            for sample in self.dataset.samples
+            if (folder / f"{sample.id}.png").exists()
+        ]
+        vision = read_tensors(self.folder / "prototypes.safetensors")["vision"].to(self.clip.device)
+        records = train.fit(items, self.clip, self.classes, vision, self.config, self.folder, self.image_workers)
+        count = 0
+        for _ in self.progress(records, self.config.train.steps, "train") if self.leads else records:
+            count += 1
+        if count:
+            self.note_stage("train", time.perf_counter() - start, len(items))
+
+    @property
+    def has_network(self) -> bool:
+        """Whether training has finished."""
+        return (self.folder / predict.NETWORK_FOLDER / "network.json").exists()
+
+    def evaluate(self) -> dict:
+        """What there is against the truth masks, into metrics.json (METHOD.md 6). Returns its content.
+
+        Seeds and pseudo-masks are evaluated on the images of [data], the network on the held-out images of
+        [validation], by both protocols side by side.
+
+        Raises:
+            RunError: there are no truth masks, or there is nothing to evaluate yet.
+        """
+        truths = [sample for sample in self.dataset.samples if sample.mask is not None]
+        if truths:
+            self._evaluate_maps(truths)
+        elif not self.config.validation.masks:
+            raise RunError(
+                "the data have no truth masks; evaluation needs data.masks. The masks are made without them."
+            )
+        if self.has_network and self.config.validation.images:
+            self._evaluate_network()
+        return read_json(self.folder / "metrics.json")
+
+    def _evaluate_maps(self, truths: Sequence[Sample]) -> None:
+        rows = [
+            self._evaluate_folder(folder, words, truths)
+            for folder, words in MAP_ROWS.items()
+            if (self.folder / folder).exists()
+        ]
+        if not rows:
+            raise RunError(f"{self.folder} holds no label maps yet; run `vpl seeds` or `vpl labels` first.")
+        self.note_evaluation(split_of(self.config.data), self.classes, rows)
+
+    def _evaluate_network(self) -> None:
+        start = time.perf_counter()
+        held_out = dataset_of(self.config.validation, self.classes)
+        predictor = predict.load(self.folder, self.clip)
+        folder, palette = self.folder / "predictions", self.classes.palette()
+        folder.mkdir(exist_ok=True)
+        samples = [sample for sample in held_out.samples if sample.mask is not None]
+        counted = self.progress(samples, len(samples), "evaluate network")
+        made = predict.evaluate(
+            predictor, counted, lambda sample, mask: images.write_mask(folder / f"{sample.id}.png", mask, palette)
+        )
+        parts = ["multi-scale" if len(predictor.full.scales) > 1 else "single scale"]
+        parts += [name for name, on in (("flip", predictor.full.flip), ("CRF", predictor.full.crf)) if on]
+        rows = [
+            {"name": "network, single scale", "folder": None} | scores_of(made.single, self.classes),
+            {"name": f"network, {' + '.join(parts)}", "folder": "predictions"} | scores_of(made.full, self.classes),
+        ]
+        self.note_evaluation(split_of(self.config.validation), self.classes, rows)
+        self.note_stage("evaluate network", time.perf_counter() - start, made.images)
+
+    def _evaluate_folder(self, folder: str, words: str, truths: Sequence[Sample]) -> dict:
+        confusion, missing = Confusion(len(self.classes) + 1), []
+        for sample in self.progress(truths, len(truths), f"evaluate {words}"):
+            path = self.folder / folder / f"{sample.id}.png"
+            if not path.exists():
+                missing.append(sample.id)
+                continue
+            confusion.update(images.read_mask(sample.mask), images.read_mask(path))
+        return {"name": words, "folder": folder, "missing": missing} | scores_of(confusion, self.classes)
+
+
+def split_of(data: DataConfig) -> str:
+    """What a data set's split is called: its name, or that of the tag file or folder that lists it."""
+    return data.split or Path(data.tags or data.images).stem
+
+
+def dataset_of(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
+    """`open_dataset`, with the classes that are given, or those of scenes where the configuration names them."""
+    if data.images == "":
+        raise ConfigError(f"{data.name}.images is empty; say where the images are (--images FOLDER).")
+    if classes is None and data.classes == "scenes":
+        classes = scenes.class_set()
+    return open_dataset(data, classes=classes)

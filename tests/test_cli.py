@@ -1,0 +1,109 @@
+"""The command line: one clear sentence and a status for whatever goes wrong, the same run by flags, file or stored."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vpl import scenes
+from vpl.cli import main
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_tree(folder, {"train": 4, "val": 3}, seed=2, style="demo", size=48)
+    return folder
+
+
+def flags(tree: Path) -> list[str]:
+    given = ["--preset", "scenes"]
+    for name, place in (("", "train"), ("val-", "val")):
+        given += [f"--{name}images", str(tree / "images" / place), f"--{name}tags", str(tree / f"{place}.csv")]
+        given += [f"--{name}masks", str(tree / "masks" / place)]
+    return [*given, "--steps", "3", "--set", "train.crop=48", "--set", "decoder.width=16", "--set", "decoder.heads=2"]
+
+
+def test_from_tags_to_report_and_new_photographs(tree, tmp_path, capsys):
+    run, out = tmp_path / "run", tmp_path / "masks"
+    assert main(["run", str(run), *flags(tree)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"train, 4 images +mIoU", printed) and re.search(r"val, 3 images +mIoU", printed)
+    assert "network, single scale" in printed and "network, multi-scale + flip + CRF" in printed
+    assert (run / "report.html").exists()
+
+    assert main(["run", str(run)]) == 0, "the stored configuration is enough to continue"
+
+    wanted = ["predict", "--model", str(run), "--images", str(tree / "images" / "val"), "--out", str(out)]
+    assert main([*wanted, "--fast", "--probabilities", "--overlays"]) == 0
+    names = sorted(path.stem for path in (tree / "images" / "val").iterdir())
+    assert sorted(path.stem for path in out.glob("*.png")) == names
+    assert sorted(path.stem for path in out.glob("*.npz")) == names
+    assert sorted(path.stem for path in (out / "overlays").glob("*.png")) == names
+
+
+def test_images_that_fail_are_told_and_the_status_says_so(tree, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in (tree / "images" / "train").iterdir():
+        (photos / path.name).write_bytes(path.read_bytes())
+    broken = sorted(photos.iterdir())[0]
+    broken.write_bytes(b"no image")
+    given = [
+        "labels",
+        str(tmp_path / "run"),
+        "--images",
+        str(photos),
+        "--tags",
+        str(tree / "train.csv"),
+        "--classes",
+        "scenes",
+    ]
+    assert main(given) == 1
+    told = capsys.readouterr()
+    assert f"skipped {broken.stem}" in told.err and "1 images skipped" in told.err
+    assert "3 pseudo-masks" in told.out
+
+
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        (
+            ["--set", "prototypes.fi=0.3"],
+            "unknown configuration key 'prototypes.fi'; the closest one is 'prototypes.phi'",
+        ),
+        (["--set", "prototypes.phi=2"], "prototypes.phi is 2.0; expected a number from 0.0 to 1.0"),
+        (["--set", "prototypes.phi"], "has no value; write --set KEY=VALUE"),
+        (["--images", "nowhere"], "nowhere"),
+        (["--max-side", "many"], "clip.max_side is 'many'; expected a whole number"),
+        (["--image-workers", "0"], "--image-workers is 0; expected at least 1"),
+        (["--clip", "no/such-clip-anywhere"], "no/such-clip-anywhere"),
+        (["--config", "absent.toml"], "absent.toml can't be read"),
+    ],
+)
+def test_one_clear_sentence(tree, tmp_path, capsys, given, words):
+    assert main(["labels", str(tmp_path / "run"), *flags(tree), *given]) == 2
+    told = capsys.readouterr().err.strip().splitlines()
+    assert told[-1].startswith("vpl: ") and words in told[-1], told
+
+
+def test_another_configuration_is_refused(tree, tmp_path, capsys):
+    assert main(["labels", str(tmp_path / "run"), *flags(tree)]) == 0
+    assert main(["labels", str(tmp_path / "run"), "--set", "crf.rounds=3"]) == 2
+    assert "crf.rounds was 10, is now 3" in capsys.readouterr().err
+
+
+def test_help_is_quick_to_import():
+    code = "import sys; from vpl.cli import _parser; _parser(); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False False"
+
+
+def test_scenes_tree(tmp_path, capsys):
+    assert main(["scenes", str(tmp_path / "tree"), "--train", "2", "--val", "1", "--size", "32"]) == 0
+    assert "2 + 1 scenes in" in capsys.readouterr().out
+    assert len(list((tmp_path / "tree" / "images" / "train").iterdir())) == 2

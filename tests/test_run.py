@@ -1,0 +1,235 @@
+"""The run folder: streams, resumes to the same bytes, refuses what does not fit, survives bad images and kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vpl import scenes
+from vpl.config import preset
+from vpl.errors import ConfigError, RunError
+from vpl.images import read_mask
+from vpl.run import MAP_ROWS, Run, dataset_of
+
+IMAGES = 10
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory) -> Path:
+    """A folder of ten scenes, two of them cut to another shape."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_tree(folder, {"train": IMAGES}, seed=5, style="demo", size=64)
+    for path in sorted((folder / "images" / "train").iterdir())[3:5]:
+        mask = folder / "masks" / "train" / f"{path.stem}.png"
+        for one in (path, mask):
+            with Image.open(one) as image:
+                image.crop((0, 8, 64, 56)).save(one)
+    return folder
+
+
+def config_of(tree: Path, **values):
+    paths = {
+        "data.images": str(tree / "images" / "train"),
+        "data.tags": str(tree / "train.csv"),
+        "data.masks": str(tree / "masks" / "train"),
+        "clip.batch": 3,
+    }
+    return preset("scenes").with_values(paths | values)
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything that a run is for: its bytes must not depend on interruptions."""
+    kept = [
+        *folder.glob("seeds/*/*.png"),
+        *folder.glob("labels/*.png"),
+        *folder.glob("regions/*"),
+        folder / "prototypes.safetensors",
+    ]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(kept)}
+
+
+@pytest.fixture(scope="session")
+def finished(tree, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    with Run(folder, config_of(tree)) as run:
+        run.labels()
+        run.evaluate()
+    return folder
+
+
+def test_a_mask_for_each_image_at_its_size(tree, finished):
+    for path in sorted((tree / "images" / "train").iterdir()):
+        for place in MAP_ROWS:
+            with Image.open(path) as image:
+                assert read_mask(finished / place / f"{path.stem}.png").shape == (image.height, image.width)
+
+
+def test_labels_are_the_images_own_tags(tree, finished):
+    dataset = dataset_of(config_of(tree).data)
+    for sample in dataset.samples:
+        allowed = {0, 255} | {dataset.classes.index(tag) + 1 for tag in sample.tags}
+        assert set(np.unique(read_mask(finished / "labels" / f"{sample.id}.png"))) <= allowed
+
+
+def test_metrics_name_split_images_and_rows(finished):
+    evaluation = json.loads((finished / "metrics.json").read_text())["evaluations"][0]
+    assert (evaluation["split"], evaluation["images"]) == ("train", IMAGES)
+    assert [row["name"] for row in evaluation["rows"]] == [
+        "text seeds",
+        "vision seeds",
+        "refined seeds",
+        "refined + CRF",
+        "pseudo-masks",
+    ]
+    assert all(0 <= row["miou"] <= 1 for row in evaluation["rows"])
+
+
+def test_a_second_start_does_nothing(tree, finished):
+    before = {path: path.stat().st_mtime_ns for path in finished.glob("labels/*.png")}
+    with Run(finished, config_of(tree)) as run:
+        run.labels()
+    assert before == {path: path.stat().st_mtime_ns for path in finished.glob("labels/*.png")}
+
+
+def test_a_continued_run_writes_the_same_bytes(tree, finished, tmp_path):
+    wanted = files_of(finished)
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    for gone in [
+        "prototypes.safetensors",
+        *[name for name in wanted if "000001" in name or name.startswith("labels")][::2],
+    ]:
+        (folder / gone).unlink()
+    with Run(folder, config_of(tree)) as run:
+        run.labels()
+    assert files_of(folder) == wanted
+
+
+def test_kill_and_start_again(tree, finished, tmp_path):
+    """kill -9 at growing distances from the start, until the run ends by itself: the same files."""
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "vpl", "labels", str(folder), "--preset", "scenes", "--batch-size", "3"]
+    for key in ("images", "tags", "masks"):
+        command += [f"--{key}", str(config_of(tree).flat()[f"data.{key}"])]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    wanted, killed = files_of(finished), 0
+    for count in (1, 3, 4 * IMAGES):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(files_of_any(folder)) < count:
+            time.sleep(0.01)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    assert killed >= 1
+    assert files_of(folder) == wanted
+
+
+def files_of_any(folder: Path) -> list[Path]:
+    return [*folder.glob("seeds/*/*.png"), *folder.glob("labels/*.png"), *folder.glob("regions/*.safetensors")]
+
+
+def test_another_configuration_is_refused_by_name(tree, finished):
+    with pytest.raises(RunError, match=r"prototypes\.phi was 0\.\d+, is now 0\.9"):
+        Run(finished, config_of(tree, **{"prototypes.phi": 0.9}))
+
+
+def test_values_of_later_stages_may_change(tree, finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    Run(folder, config_of(tree, **{"train.steps": 7})).close()
+    assert "steps = 7" in (folder / "config.toml").read_text()
+
+
+def test_other_tags_are_refused(tree, finished, tmp_path):
+    folder, tags = tmp_path / "run", tmp_path / "train.csv"
+    shutil.copytree(finished, folder)
+    (folder / "config.toml").unlink()
+    shutil.copy(finished / "config.toml", folder / "config.toml")
+    text = (tree / "train.csv").read_text().splitlines()
+    tags.write_text("\n".join(text[:-1]) + "\n")
+    stored = (folder / "config.toml").read_text().replace(str(tree / "train.csv"), str(tags))
+    (folder / "config.toml").write_text(stored)
+    with Run(folder, config_of(tree, **{"data.tags": str(tags)})) as run, pytest.raises(RunError, match="have changed"):
+        run.labels()
+
+
+def test_two_processes_in_one_folder(tree, finished):
+    with Run(finished, config_of(tree)), pytest.raises(RunError, match="another process works in"):
+        Run(finished, config_of(tree))
+
+
+def test_a_strangers_folder_is_refused(tree, tmp_path):
+    (tmp_path / "thesis.doc").write_text("years of work")
+    with pytest.raises(RunError, match=r"thesis\.doc.*no config\.toml"):
+        Run(tmp_path, config_of(tree))
+
+
+def test_a_bad_image_is_skipped_and_told(tree, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(tree, data)
+    broken, empty = sorted((data / "images" / "train").iterdir())[1:3]
+    broken.write_bytes(broken.read_bytes()[:300])
+    empty.write_bytes(b"")
+    with Run(tmp_path / "run", config_of(data)) as run:
+        run.labels()
+        assert {failure.id for failure in run.failures.values()} == {broken.stem, empty.stem}
+    masks = {path.stem for path in (tmp_path / "run" / "labels").iterdir()}
+    assert len(masks) == IMAGES - 2 and not masks & {broken.stem, empty.stem}
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert {failure["id"] for failure in record["failures"]} == {broken.stem, empty.stem}
+
+
+def test_truth_is_not_needed_and_not_opened(tree, tmp_path, monkeypatch):
+    """Everything but evaluation runs where no mask can be read."""
+    import vpl.images
+
+    def refuse(path):
+        raise AssertionError(f"a mask was opened: {path}")
+
+    monkeypatch.setattr(vpl.images, "read_mask", refuse)
+    with Run(tmp_path / "run", config_of(tree)) as run:
+        run.labels()
+    assert len(list((tmp_path / "run" / "labels").iterdir())) == IMAGES
+
+
+def test_no_truth_is_said(tree, tmp_path):
+    with Run(tmp_path / "run", config_of(tree, **{"data.masks": ""})) as run, pytest.raises(RunError, match="no truth"):
+        run.evaluate()
+
+
+def test_images_are_asked_for():
+    with pytest.raises(ConfigError, match="--images"):
+        dataset_of(preset("scenes").data)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"prototypes.kind": "text"},
+        {"prototypes.region": "masked"},
+        {"prototypes.region": "image"},
+        {"prototypes.rounds": 2},
+        {"prototypes.refined": True, "refine.box": False},
+        {"refine.enabled": False, "crf.enabled": False},
+        {"prompts.background_words": False, "prototypes.tags": "own"},
+        {"clip.precision": "bfloat16", "clip.scale": 1.5},
+    ],
+    ids=lambda values: " ".join(f"{key}={value}" for key, value in values.items()),
+)
+def test_every_choice_runs(tree, tmp_path, values):
+    with Run(tmp_path / "run", config_of(tree, **values)) as run:
+        run.labels()
+        rows = [row["name"] for row in run.evaluate()["evaluations"][0]["rows"]]
+    assert ("vision seeds" in rows) == (values.get("prototypes.kind") != "text")
