@@ -1,0 +1,83 @@
+"""A training of a few seconds: four drawn images, their masks as pseudo-masks, and a tiny CLIP.
+
+Run as a program it is one process of a launch and writes the records of its training:
+
+    python tests/training_case.py CLIP_FOLDER DATA_FOLDER RUN_FOLDER RECORDS.json
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vpl import images, train
+from vpl.classes import ClassSet
+from vpl.clip import FrozenClip
+from vpl.config import Config
+
+CLASSES = ClassSet(("red", "green"), background=("grey",))
+SIZES = ((40, 56), (33, 47), (64, 40), (24, 24))
+VALUES = {
+    "decoder.width": 16, "decoder.blocks": 1, "decoder.heads": 2, "train.steps": 6, "train.batch": 4, "train.crop": 32,
+    "train.learning_rate": 0.1, "train.checkpoint_every": 2,
+}  # fmt: skip
+
+
+def config(**changes) -> Config:
+    """The case's configuration; `train__steps=3` changes train.steps."""
+    return Config().with_values(VALUES | {key.replace("__", "."): one for key, one in changes.items()})
+
+
+def make_items(folder: Path) -> list[train.Item]:
+    """Grey images with a red or green rectangle each, or both, and a band of ignored pixels."""
+    generator = np.random.default_rng(0)
+    items = []
+    for number, (height, width) in enumerate(SIZES):
+        image = generator.integers(90, 160, (height, width, 3)).astype(np.uint8)
+        mask = np.zeros((height, width), np.uint8)
+        tags = (("red",), ("green",), ("red", "green"), ("green",))[number]
+        for tag in tags:
+            label = CLASSES.index(tag) + 1
+            top, left = generator.integers(0, height // 2), generator.integers(0, width // 2)
+            rows, columns = slice(top, top + height // 2), slice(left, left + width // 2)
+            image[rows, columns] = (220, 30, 30) if label == 1 else (30, 200, 30)
+            mask[rows, columns] = label
+        mask[: 2 * number] = 255
+        item = train.Item(f"image{number}", folder / f"{number}.png", folder / f"{number}_mask.png", tags)
+        Image.fromarray(image).save(item.image)
+        images.write_mask(item.mask, mask, CLASSES.palette())
+        items.append(item)
+    return items
+
+
+def prototypes(dim: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.nn.functional.normalize(torch.randn(3, dim, generator=generator), dim=1)
+
+
+def fit(clip: FrozenClip, items, folder: Path, **changes):
+    return train.fit(items, clip, CLASSES, prototypes(clip.dim), config(**changes), folder)
+
+
+def numbers(records) -> list[list[float]]:
+    """All that a record says but its speed."""
+    return [list(dataclasses.astuple(record)[:-1]) for record in records]
+
+
+def main(clip_folder: str, data: str, run: str, out: str) -> None:
+    torch.set_num_threads(1)
+    clip = FrozenClip.load(clip_folder, device="cpu")
+    Path(data).mkdir(exist_ok=True)
+    records = numbers(fit(clip, make_items(Path(data)), Path(run)))
+    if train.is_first_process():
+        Path(out).write_text(json.dumps(records))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
