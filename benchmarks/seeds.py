@@ -76,9 +76,20 @@ def per_class_loop(clip: FrozenClip, pixels: Tensor, prototypes: Tensor, tags: i
     for tag in range(tags):
         (gradient,) = torch.autograd.grad(s[tag], a, retain_graph=True)
         cam = torch.relu(a.detach()[0, 1:] @ gradient[0, 1:].mean(0)).view(1, h, w)
-        affinity = refine.affinity(average)[0]
-        results.append(refine.minmax(refine.refine(affinity, refine.minmax(cam), BOX_THRESHOLD)))
+        seed = refine.minmax(cam)
+        inside = refine.boxes_mask(seed[0], BOX_THRESHOLD).flatten()
+        refined = (dense_affinity(average[0]) * inside) @ seed.flatten()
+        results.append(refine.minmax(refined.view(1, h, w)))
     return torch.cat(results)
+
+
+def dense_affinity(attention: Tensor, rounds: int = 3) -> Tensor:
+    """M as the field makes it: every normalisation and the square on the whole matrix."""
+    for _ in range(rounds):
+        attention = attention / attention.sum(0, keepdim=True)
+        attention = attention / attention.sum(1, keepdim=True)
+    m = (attention + attention.T) / 2
+    return m @ m
 
 
 def staged(clip: FrozenClip, pixels: Tensor, prototypes: Tensor, tags: int) -> dict[str, float]:

@@ -222,6 +222,13 @@ def test_fast_gives_nearly_the_labels_of_exact():
     assert (exact == fast).float().mean() > (exact == probabilities.argmax(0)).float().mean()
 
 
+def test_fast_treats_odd_sizes_like_the_next_even_one_with_its_last_pixels_repeated():
+    image, probabilities = photograph(13, 15), guesses(3, 13, 15)
+    padded = torch.nn.functional.pad(probabilities, (0, 1, 0, 1), mode="replicate")
+    expected = dense_crf(np.pad(image, ((0, 1), (0, 1), (0, 0)), mode="edge"), padded, mode="fast")
+    torch.testing.assert_close(dense_crf(image, probabilities, mode="fast"), expected[:, :13, :15])
+
+
 def test_gives_the_same_bits_twice_and_with_a_cold_cache():
     image, probabilities = photograph(33, 27), guesses(3, 33, 27)
     first = dense_crf(image, probabilities)
@@ -264,6 +271,8 @@ def test_impossible_labels_and_pixels_without_a_guess_are_no_failure():
     image, probabilities = photograph(10, 16), guesses(3, 10, 16)
     probabilities[0] = 0
     probabilities[:, 2:4] = 0
+    unmoved = dense_crf(image, probabilities, rounds=0)
+    torch.testing.assert_close(unmoved[0, 6:], 1e-5 / (1e-5 + probabilities[:, 6:].sum(0)))
     found = dense_crf(image, probabilities)
     assert torch.isfinite(found).all()
     assert (found[0, 6:] < 0.01).all()

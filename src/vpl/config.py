@@ -118,6 +118,7 @@ class ClipConfig(Section):
     precision: str = value("float32", OURS, "number format of the encoders", choices=("float32", "bfloat16"))
     max_side: int = value(1024, OURS, "longer images are scaled down to this side, in pixels", low=16, high=16384)
     scale: float = value(1.0, OURS, "image size at the encoder over its size on disk", low=0.05, high=16.0)
+    max_patches: int = value(4096, OURS, "images of more patches are scaled down for the encoder", low=1, high=65536)
     batch: int = value(8, OURS, "most images in one pass of the encoder", low=1)
     attention_blocks: int = value(8, REFERENCE, "last blocks whose attention is averaged", low=1)
 
@@ -143,6 +144,19 @@ class PromptConfig(Section):
                 f"prompts.templates is {list(self.templates)}; expected texts with one {{}} each, "
                 f"or one of {', '.join(TEMPLATE_STRATEGIES)}."
             )
+
+
+@dataclass(frozen=True)
+class SeedConfig(Section):
+    """METHOD.md 1: what makes a tag's map."""
+
+    name: typing.ClassVar[str] = "seeds"
+    kind: str = value(
+        "gradcam",
+        PAPER,
+        "gradcam; similarity: cosines of patches and prototypes, no gradient (a baseline)",
+        choices=("gradcam", "similarity"),
+    )
 
 
 @dataclass(frozen=True)
@@ -276,6 +290,7 @@ class Config:
     validation: ValidationConfig = ValidationConfig()
     clip: ClipConfig = ClipConfig()
     prompts: PromptConfig = PromptConfig()
+    seeds: SeedConfig = SeedConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
     refine: RefineConfig = RefineConfig()
     crf: CrfConfig = CrfConfig()

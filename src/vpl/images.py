@@ -106,6 +106,11 @@ def patch_size_of(height: int, width: int, patch: int, scale: float = 1.0) -> tu
     return tuple(max(1, math.ceil(side * scale / patch - rounding)) for side in (height, width))
 
 
+def encoder_scale(height: int, width: int, patch: int, scale: float, most_patches: int) -> float:
+    """`scale`, lowered where the image would have more than about `most_patches` patches."""
+    return min(scale, patch * math.sqrt(most_patches / (height * width)))
+
+
 def to_pixels(
     image: UInt8[np.ndarray, "H W 3"],
     patch: int,

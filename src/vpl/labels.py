@@ -64,7 +64,13 @@ class Regions:
 
 def encode(clip: FrozenClip, views: Sequence[View], config: Config) -> Features:
     """One pass of the frozen encoder over views whose patch grids are equal."""
-    pixels = [images.to_pixels(view.image, clip.patch, clip.mean, clip.std, config.clip.scale) for view in views]
+    limits = clip.patch, config.clip.scale, config.clip.max_patches
+    pixels = [
+        images.to_pixels(
+            view.image, clip.patch, clip.mean, clip.std, images.encoder_scale(*view.image.shape[:2], *limits)
+        )
+        for view in views
+    ]
     return clip.encode(torch.stack(pixels), attention_blocks=config.clip.attention_blocks)
 
 

@@ -3,10 +3,16 @@
     M ← attention; `rounds` times: columns / their sum, then rows / their sum; M ← (M + Mᵀ) / 2; M ← M M
     refined_k = (M with the columns outside boxes_k zeroed) · cam_k
 
+M is never formed. Dividing rows and columns scales them, so before the symmetric mean M = diag(r) A diag(c) with A the
+attention and r, c from products of A with vectors; and M M x = M (M x). A map costs four products of A with a vector
+in place of a product of matrices: (hw)² in place of (hw)³.
+
 Letters: N images, K tags of an image, h w patch grid, H W pixels. M does not depend on the tag: once per image.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,14 +27,35 @@ __all__ = ["affinity", "boxes_mask", "minmax", "refine", "upsample"]
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
-def affinity(attention: Float[Tensor, "N hw hw"], rounds: int = 3) -> Float[Tensor, "N hw hw"]:
-    """M from averaged attention (rows: from, columns: to; any positive values), nearly doubly stochastic. [ref]"""
-    m = attention
+@dataclass(frozen=True)
+class Affinity:
+    """M of one image, as the attention and the factors that make it nearly doubly stochastic.
+
+    Attributes:
+        attention: rows from, columns to, positive.
+        rows, columns: what each row and column is multiplied by.
+    """
+
+    attention: Float[Tensor, "hw hw"]
+    rows: Float[Tensor, " hw"]
+    columns: Float[Tensor, " hw"]
+
+    def spread(self, maps: Float[Tensor, "K hw"]) -> Float[Tensor, "K hw"]:
+        """M x of each map x."""
+        for _ in range(2):
+            there = self.rows * ((maps * self.columns) @ self.attention.T)
+            back = self.columns * ((maps * self.rows) @ self.attention)
+            maps = (there + back) / 2
+        return maps
+
+
+def affinity(attention: Float[Tensor, "N hw hw"], rounds: int = 3) -> list[Affinity]:
+    """M of each image from its averaged attention (rows: from, columns: to; any positive values). [ref]"""
+    rows = attention.new_ones(attention.shape[:2])
     for _ in range(rounds):
-        m = m / m.sum(1, keepdim=True)
-        m = m / m.sum(2, keepdim=True)
-    m = (m + m.transpose(1, 2)) / 2
-    return m @ m
+        columns = 1 / (rows[:, None] @ attention)[:, 0]
+        rows = 1 / (attention @ columns[..., None])[..., 0]
+    return [Affinity(*one) for one in zip(attention, rows, columns, strict=True)]
 
 
 def boxes_mask(cam: Float[Tensor, "h w"], threshold: float) -> Bool[Tensor, "h w"]:
@@ -46,12 +73,9 @@ def boxes_mask(cam: Float[Tensor, "h w"], threshold: float) -> Bool[Tensor, "h w
     return inside.to(cam.device)
 
 
-def refine(
-    affinity: Float[Tensor, "hw hw"], cam: Float[Tensor, "K h w"], box_threshold: float | None
-) -> Float[Tensor, "K h w"]:
+def refine(affinity: Affinity, cam: Float[Tensor, "K h w"], box_threshold: float | None) -> Float[Tensor, "K h w"]:
     """M · cam_k per tag, before min-max; with a box threshold, only cells inside cam_k's boxes give. [ref]"""
     given = cam.flatten(1)
-    if box_threshold is not None:
-        masks = [boxes_mask(one, box_threshold) for one in cam]
-        given = given * torch.stack(masks).flatten(1) if masks else given
-    return (given @ affinity.T).view_as(cam)
+    if box_threshold is not None and len(cam):
+        given = given * torch.stack([boxes_mask(one, box_threshold) for one in cam]).flatten(1)
+    return affinity.spread(given).view_as(cam)

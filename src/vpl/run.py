@@ -50,6 +50,9 @@ from vpl.runfolder import (
 WINDOW = 32
 """Batches are cut from windows of this many times the batch size, so that memory does not grow with the data set."""
 
+ATTENTION_CELLS = 2**25
+"""A batch holds at most this many cells of attention (its images times the square of their patches), or one image."""
+
 CHANCE_RANK = 0.6
 """Mean tag rank below which a CLIP is said not to know the photographs; guessing gives 0.5."""
 
@@ -172,14 +175,16 @@ class Run(RunFolder):
                     self.fail(samples[member].id, error)
                     continue
                 groups.setdefault(grid, []).append(member)
-            for members in groups.values():
-                for first in range(0, len(members), size):
-                    yield Batch(number, tuple(members[first : first + size]))
+            for (h, w), members in groups.items():
+                step = max(1, min(size, ATTENTION_CELLS // (h * w) ** 2))
+                for first in range(0, len(members), step):
+                    yield Batch(number, tuple(members[first : first + step]))
                     number += 1
 
     def _grid(self, sample: Sample) -> tuple[int, int]:
         size = images.size_within(*images.image_size(sample.image), self.config.clip.max_side)
-        return images.patch_size_of(*size, self.clip.patch, self.config.clip.scale)
+        limits = self.clip.patch, self.config.clip.scale, self.config.clip.max_patches
+        return images.patch_size_of(*size, self.clip.patch, images.encoder_scale(*size, *limits))
 
     def _view(self, sample: Sample) -> labels.View:
         image = images.read_image(sample.image, self.config.clip.max_side)

@@ -1,0 +1,142 @@
+"""How many images a second does the dense CRF label, and does mode "fast" keep the labels?
+
+    python benchmarks/crf.py [--images FOLDER] [--count N] [--repeats N] [--sizes 640x480 500x375] [--labels 2 4 7]
+
+One number a line: lattice build and rounds apart, exact and fast, one thread and two; the best of the repeats. The
+lattice's size depends on the image: without --images a synthetic one with smooth regions and sensor noise is used. When
+the C++ library's Python binding (`pydensecrf`) can be imported, it is measured in the same run, on one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from vpl.crf import dense_crf
+
+
+def main() -> None:
+    arguments = parse()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads by default")
+    for size in arguments.sizes:
+        width, height = (int(side) for side in size.split("x"))
+        images = photographs(arguments.images, width, height, arguments.count)
+        for labels in arguments.labels:
+            guesses = [seeds(image, labels, seed) for seed, image in enumerate(images)]
+            for threads in arguments.threads:
+                torch.set_num_threads(threads)
+                measure(f"{size} {labels} labels {threads} threads", images, guesses, arguments.repeats)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path, help="folder of photographs instead of the synthetic image")
+    parser.add_argument("--count", type=int, default=1, help="images measured per size")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the best counts")
+    parser.add_argument("--sizes", nargs="+", default=["640x480", "500x375"], help="WIDTHxHEIGHT")
+    parser.add_argument("--labels", nargs="+", type=int, default=[2, 4, 7])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    return parser.parse_args()
+
+
+def measure(name: str, images: list[np.ndarray], guesses: list[torch.Tensor], repeats: int) -> None:
+    """Prints the lines of one size, number of labels and number of threads."""
+    labels, seconds = {}, {}
+    for mode in ("exact", "fast"):
+        labels[mode], whole = timed(lambda mode=mode: crf(images, guesses, 10, mode), repeats)
+        _, first = timed(lambda mode=mode: crf(images, guesses, 1, mode), repeats)
+        seconds[mode] = whole / len(images)
+        print(f"{name} {mode}: {1 / seconds[mode]:.2f} images/s")
+        print(f"{name} {mode}, lattice and first round: {1000 * first / len(images):.0f} ms")
+        print(f"{name} {mode}, further rounds: {1000 * (whole - first) / len(images):.0f} ms")
+    print(f"{name} fast, labels equal to exact: {100 * agreement(labels['fast'], labels['exact']):.2f} %")
+    print(f"{name} fast, time of exact over its own: {seconds['exact'] / seconds['fast']:.1f}")
+    if torch.get_num_threads() == 1 and importlib.util.find_spec("pydensecrf"):
+        found, whole = timed(lambda: library(images, guesses), repeats)
+        print(f"{name} C++ library: {len(images) / whole:.2f} images/s")
+        for mode, own in seconds.items():
+            print(f"{name} {mode}, labels equal to the C++ library: {100 * agreement(labels[mode], found):.2f} %")
+            print(f"{name} {mode}, time of the C++ library over its own: {whole / len(images) / own:.1f}")
+
+
+def timed(work, repeats: int):
+    """The result of `work` and the seconds of its best run."""
+    best = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        result = work()
+        best = min(best, time.perf_counter() - start)
+    return result, best
+
+
+def crf(images, guesses, rounds: int, mode: str) -> list[np.ndarray]:
+    return [
+        dense_crf(image, guess, rounds=rounds, mode=mode).argmax(0).numpy()
+        for image, guess in zip(images, guesses, strict=True)
+    ]
+
+
+def library(images, guesses) -> list[np.ndarray]:
+    """The same CRF by the C++ library."""
+    from pydensecrf.densecrf import DenseCRF2D
+
+    found = []
+    for image, guess in zip(images, guesses, strict=True):
+        count, height, width = guess.shape
+        field = DenseCRF2D(width, height, count)
+        field.setUnaryEnergy(-guess.clamp_min(1e-5).log().view(count, -1).numpy())
+        field.addPairwiseGaussian(sxy=1, compat=3)
+        field.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.ascontiguousarray(image), compat=4)
+        found.append(np.array(field.inference(10)).argmax(0).reshape(height, width))
+    return found
+
+
+def agreement(these: list[np.ndarray], those: list[np.ndarray]) -> float:
+    return float(np.mean([(one == other).mean() for one, other in zip(these, those, strict=True)]))
+
+
+def photographs(folder: Path | None, width: int, height: int, count: int) -> list[np.ndarray]:
+    """`count` RGB images (height, width, 3) uint8."""
+    if folder is None:
+        return [synthetic(width, height, seed) for seed in range(count)]
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in {".jpg", ".jpeg", ".png"})[:count]
+    return [np.array(Image.open(path).convert("RGB").resize((width, height))) for path in paths]
+
+
+def synthetic(width: int, height: int, seed: int) -> np.ndarray:
+    """Smooth coloured regions with shading, fine texture and sensor noise."""
+    random = np.random.default_rng(seed)
+    regions = smooth(random, 12, width, height, cells=6).argmax(0)
+    shading = 25 * smooth(random, 3, width, height, cells=4) + 6 * smooth(random, 3, width, height, cells=80)
+    colours = random.uniform(30, 225, (12, 3))[regions]
+    return (colours + shading.transpose(1, 2, 0) + random.normal(0, 3, colours.shape)).clip(0, 255).astype(np.uint8)
+
+
+def smooth(random: np.random.Generator, planes: int, width: int, height: int, cells: int) -> np.ndarray:
+    """Random planes (planes, height, width) that vary over `cells` cells a side."""
+    coarse = torch.from_numpy(random.normal(size=(1, planes, cells, cells)))
+    return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].numpy()
+
+
+def seeds(image: np.ndarray, labels: int, seed: int) -> torch.Tensor:
+    """Probabilities (C, H, W) as seeds give them: regions of the image, seen through a grid of 16-pixel patches."""
+    random = np.random.default_rng(seed)
+    height, width, _ = image.shape
+    centres = torch.from_numpy(random.uniform(40, 215, (labels, 3)))
+    colour = torch.from_numpy(image.astype(np.float64))[None] - centres[:, None, None]
+    place = torch.from_numpy(smooth(random, labels, width, height, cells=5))
+    regions = (2 * place - colour.norm(dim=-1) / 40).argmax(0)
+    maps = torch.nn.functional.one_hot(regions, labels).permute(2, 0, 1)[None].float()
+    patches = torch.nn.functional.avg_pool2d(maps, 16, ceil_mode=True)
+    patches = 4 * patches + 0.5 * torch.from_numpy(random.normal(size=patches.shape)).float()
+    return torch.nn.functional.interpolate(patches, size=(height, width), mode="bilinear")[0].softmax(0)
+
+
+if __name__ == "__main__":
+    main()
