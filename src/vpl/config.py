@@ -38,6 +38,12 @@ TEMPLATE_STRATEGIES: dict[str, tuple[str, ...]] = {
 }
 
 
+PROBABILITY_FLOOR = 1e-5  # reference: DenseCRF's Python binding clips here before the logarithm
+FAST_CELL = 2  # ours: side of the cells of mode "fast", pixels
+FAST_COLOUR = 1.4  # ours: widens σ_rgb of mode "fast", whose averaged colours make fewer, larger groups
+FAST_STILL = 2e-3  # ours: mode "fast" stops early when a round moves the probabilities by less than this on average
+
+
 def value(default, source: str, help: str, *, low=None, high=None, choices=()):
     """A field with its source and its bounds (both ends allowed)."""
     return field(
@@ -258,9 +264,10 @@ class TrainConfig(Section):
     scale_low: float = value(0.5, OURS, "smallest random scale", low=0.05)
     scale_high: float = value(2.0, OURS, "largest random scale", low=0.05)
     flip: bool = value(True, OURS, "random horizontal flip")
-    learning_rate: float = value(0.01, OURS, "SGD's first learning rate", low=0.0)
-    momentum: float = value(0.9, OURS, "SGD's momentum", low=0.0, high=1.0)
-    weight_decay: float = value(1e-4, OURS, "SGD's weight decay", low=0.0)
+    optimizer: str = value("sgd", PAPER, "sgd, or adamw, which needs fewer steps (ours)", choices=("sgd", "adamw"))
+    learning_rate: float = value(0.01, OURS, "first learning rate; adamw: about 0.002", low=0.0)
+    momentum: float = value(0.9, OURS, "momentum, adamw's first beta", low=0.0, high=0.999)
+    weight_decay: float = value(1e-4, OURS, "weight decay", low=0.0)
     power: float = value(0.9, OURS, "exponent of the poly schedule", low=0.0)
     online: bool = value(False, OURS, "decoder affinities label ignored pixels during training")
     online_from: float = value(0.5, OURS, "share of the steps after which they do", low=0.0, high=1.0)

@@ -22,15 +22,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
+from vpl.config import FAST_CELL, FAST_COLOUR, FAST_STILL, PROBABILITY_FLOOR
 from vpl.errors import ConfigError, DataError
 
-PROBABILITY_FLOOR = 1e-5  # reference: DenseCRF's Python binding clips here before the logarithm
 CACHED_KERNELS = 4  # image sizes whose smoothness kernel is kept, about 150 bytes a pixel each
 MODES = ("exact", "fast")
 Number = float | int
-FAST_CELL = 2  # ours: side of the cells of mode "fast", pixels
-FAST_COLOUR = 1.4  # ours: widens σ_rgb of mode "fast", whose averaged colours make fewer, larger groups
-FAST_STILL = 2e-3  # ours: mode "fast" stops early when a round moves the probabilities by less than this on average
 
 
 def dense_crf(
