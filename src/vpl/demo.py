@@ -1,7 +1,8 @@
 """`vpl demo`: the whole method on drawn scenes with the embedded CLIP, nothing to download.
 
 Three data sets of scenes (three seeds) go from tags to pseudo-masks; the table compares seeds from text prototypes with
-seeds from vision prototypes, mean and standard deviation over the three, and the contact sheet shows the first.
+seeds from vision prototypes, mean and standard deviation over the three, and the contact sheet shows the first. From
+the first set's pseudo-masks a network is trained, evaluated on held-out scenes and shown in the report.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl import images, scenes, sheet
+from vpl import images, report, scenes, sheet
 from vpl.config import Config, preset
 from vpl.run import Progress, Run, silent
 
 SEEDS = (0, 1, 2)
 TRAIN_IMAGES = 120
+HELD_OUT_IMAGES = 60
 STYLE = "demo"
 SIDE = 128
 SHEET_ROWS = 8
@@ -32,27 +34,37 @@ SHEET_COLUMNS = {
 
 @dataclass(frozen=True)
 class Demo:
-    """What the demo made."""
+    """What the demo made.
+
+    Attributes:
+        pseudo: the evaluation of seeds and pseudo-masks of each set.
+        network: the evaluation of the first set's network on its held-out scenes.
+    """
 
     folder: Path
-    evaluations: tuple[dict, ...]
+    pseudo: tuple[dict, ...]
+    network: dict
     sheet: Path
+    report: Path
 
     def __str__(self) -> str:
-        first = self.evaluations[0]
-        count = first["images"]
+        first, held_out = self.pseudo[0], self.network
+        sets = len(self.pseudo)
         lines = [
-            f"{len(SEEDS)} sets of {count} scenes (style {STYLE}, {SIDE} px, seeds {', '.join(map(str, SEEDS))}), "
-            f"{len(first['classes'])} classes, split train:",
-            f"  {'':<16} mIoU, mean ± std over {len(SEEDS)} sets",
+            f"{sets} sets of {first['images']} scenes (style {STYLE}, {SIDE} px, {len(first['classes'])} classes), "
+            f"split {first['split']}; mIoU in %, mean ± std over the {sets} sets",
         ]
         for place, row in enumerate(first["rows"]):
-            values = [100 * one["rows"][place]["miou"] for one in self.evaluations]
-            lines.append(f"  {row['name']:<16} {np.mean(values):5.1f} ± {np.std(values, ddof=1):3.1f}")
+            values = [100 * one["rows"][place]["miou"] for one in self.pseudo]
+            lines.append(f"  {row['name']:<36} {np.mean(values):5.1f} ± {np.std(values, ddof=1):3.1f}")
+        lines.append(
+            f"network of the first set, {held_out['images']} held-out scenes, split {held_out['split']}; mIoU in %"
+        )
+        lines += [f"  {row['name']:<36} {100 * row['miou']:5.1f}" for row in held_out["rows"]]
         lines += [
             "",
-            f"made:  pseudo-masks of {len(SEEDS) * count} scenes from their tags alone",
-            f"where: {self.sheet} (contact sheet), {self.folder}/run-0/labels (masks)",
+            f"made:  pseudo-masks of {sets * first['images']} scenes from tags alone, and a network that needs no tags",
+            f"where: {self.report} (open it in a browser), {self.sheet}",
             "next:  vpl run runs/mine --images PHOTOS --tags TAGS.csv    (file_name,tags with ; between tags)",
         ]
         return "\n".join(lines)
@@ -60,13 +72,12 @@ class Demo:
 
 def config_for(data: Path) -> Config:
     """The configuration of one demo set, written by `scenes.write_tree`."""
-    return preset("scenes").with_values(
-        {
-            "data.images": str(data / "images" / "train"),
-            "data.tags": str(data / "train.csv"),
-            "data.masks": str(data / "masks" / "train"),
-        }
-    )
+    places = {
+        f"{section}.{key}": str(data / path)
+        for section, split in (("data", "train"), ("validation", "val"))
+        for key, path in (("images", f"images/{split}"), ("tags", f"{split}.csv"), ("masks", f"masks/{split}"))
+    }
+    return preset("scenes").with_values(places)
 
 
 def demo(
@@ -77,30 +88,31 @@ def demo(
     progress: Progress = silent,
     seeds: Sequence[int] = SEEDS,
 ) -> Demo:
-    """Draw the scenes, run the method on them and compare.
+    """Draw the scenes, run the method on them and compare. A demo that was interrupted goes on.
 
     Raises:
         RunError: the folder can't be used.
     """
-    folder = Path(folder).resolve()
-    evaluations = []
+    folder, pseudo = Path(folder).resolve(), []
     for seed in seeds:
         data = folder / f"scenes-{seed}"
-        if not (data / "train.csv").exists():
-            scenes.write_tree(data, {"train": TRAIN_IMAGES}, seed=seed, style=STYLE, size=SIDE, layout="folder")
+        if not data.exists():
+            counts = {"train": TRAIN_IMAGES, "val": HELD_OUT_IMAGES}
+            scenes.write_tree(data, counts, seed=seed, style=STYLE, size=SIDE, layout="folder")
         run = Run(
-            folder / f"run-{seed}",
-            config_for(data),
-            device=device,
-            image_workers=image_workers,
-            progress=progress,
+            folder / f"run-{seed}", config_for(data), device=device, image_workers=image_workers, progress=progress
         )
         with run:
             run.labels()
-            evaluations.append(run.evaluate()["evaluations"][-1])
             if seed == seeds[0]:
+                run.train()
+            made = {one["split"]: one for one in run.evaluate()["evaluations"]}
+            pseudo.append(made["train"])
+            if seed == seeds[0]:
+                network = made["val"]
                 picture = write_sheet(run, folder / "contact-sheet.png")
-    return Demo(folder, tuple(evaluations), picture)
+                page = report.write(run.folder)
+    return Demo(folder, tuple(pseudo), network, picture, page)
 
 
 def write_sheet(run: Run, target: Path) -> Path:
