@@ -20,7 +20,7 @@ ROWS = (
     ("labels", "predict", "runfolder", "zeroshot", "signs"),
     ("train", "learner", "card", "bench"),
     ("run", "pretrain"),
-    ("report",),
+    ("report", "checkup"),
     ("demo", "ablate", "tune", "compare"),
     ("cli",),
     ("__main__",),
