@@ -289,3 +289,9 @@ def test_a_folder_becomes_masks_probabilities_and_overlays(predictor, tmp_path):
     before = (out / "0.png").stat().st_mtime_ns
     list(predict.predict_folder(predictor, source, out, SINGLE))
     assert (out / "0.png").stat().st_mtime_ns == before
+
+
+def test_labels_at_another_size_are_the_argmax_of_the_resized_shares():
+    shares = torch.rand(6, 5, 7, generator=torch.Generator().manual_seed(0))
+    expected = F.interpolate(shares[None], (23, 17), mode="bilinear", align_corners=False)[0].argmax(0)
+    assert np.array_equal(predict._labels(shares, (23, 17)), expected.numpy())

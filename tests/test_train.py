@@ -207,6 +207,18 @@ def test_clip_stays_frozen(tiny_clip, items, tmp_path):
     assert all(weight.grad is None and not weight.requires_grad for weight in tiny_clip.parameters())
 
 
+def test_adamw_learns_and_resumes(tiny_clip, items, tmp_path):
+    chosen = {"train__optimizer": "adamw", "train__learning_rate": 0.003, "train__steps": 30, "rsc__weight": 0.0}
+    records = list(case.fit(tiny_clip, items, tmp_path / "one", **chosen))
+    assert np.mean([record.loss for record in records[-5:]]) < 0.6 * records[0].loss
+    stopped = case.fit(tiny_clip, items, tmp_path / "two", **chosen)
+    for _ in range(15):
+        next(stopped)
+    stopped.close()
+    assert case.numbers(case.fit(tiny_clip, items, tmp_path / "two", **chosen)) == case.numbers(records)[14:]
+    assert same_weights(tmp_path / "one", tmp_path / "two")
+
+
 @pytest.mark.parametrize("stopped_after", [1, 2, 3, 5])
 def test_resume_gives_the_uninterrupted_numbers(finished, tiny_clip, items, tmp_path, stopped_after):
     folder, records = finished

@@ -85,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
         )
         _add_config_flags(stage)
         _add_machine_flags(stage)
-        stage.set_defaults(command=_stage, stage=name)
+        if name == "run":
+            stage.add_argument("--tune", action="store_true", help="choose thresholds first, see vpl tune")
+        stage.set_defaults(command=_stage, stage=name, tune=False)
 
     predict = commands.add_parser("predict", help="masks of new photographs, without tags")
     predict.add_argument("--model", type=Path, required=True, metavar="RUN", help="a run folder with a trained network")
@@ -101,6 +103,18 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="one self-contained HTML page about a run")
     report.add_argument("folder", type=Path, metavar="RUN")
     report.set_defaults(command=_report)
+
+    tune = commands.add_parser("tune", help="choose thresholds for images without ground truth, before a run")
+    tune.add_argument("folder", type=Path, metavar="RUN", help="the run folder; the choice goes into its configuration")
+    tune.add_argument("--count", type=int, default=60, help="images to choose on (default: 60)")
+    _add_config_flags(tune)
+    _add_machine_flags(tune)
+    tune.set_defaults(command=_tune)
+
+    compare = commands.add_parser("compare", help="several runs in one table and one self-contained page")
+    compare.add_argument("folders", type=Path, nargs="+", metavar="RUN")
+    compare.add_argument("--out", type=Path, default=Path("compare.html"), metavar="FILE", help="default: compare.html")
+    compare.set_defaults(command=_compare)
 
     ablate = commands.add_parser("ablate", help="what one decision is worth, on data with ground truth")
     ablate.add_argument(
@@ -197,9 +211,11 @@ def _config(given: argparse.Namespace) -> Config:
 def _stage(given: argparse.Namespace) -> int:
     config = _config(given)
     _check_workers(given.image_workers)
-    from vpl import report
+    from vpl import checkup, report
     from vpl.run import Run
 
+    if given.tune:
+        config = _tuned(given, config, 60)
     run = Run(given.folder, config, device=given.device, image_workers=given.image_workers, progress=_bar)
     with run:
         for problem in run.dataset.problems:
@@ -207,6 +223,9 @@ def _stage(given: argparse.Namespace) -> int:
         for stage in _stages(given.stage, run):
             if stage == "report":
                 report.write(run.folder)
+            elif stage == "checkup":
+                if run.leads:
+                    checkup.checkup(run)
             else:
                 getattr(run, stage)()
         return _close(run) if run.leads else 0
@@ -219,9 +238,9 @@ def _check_workers(count: int) -> None:
 
 def _stages(name: str, run: Run) -> list[str]:
     if name != "run":
-        return [name]
+        return [name, "checkup"] if name == "evaluate" else [name]
     has_truth = run.config.validation.masks or any(sample.mask is not None for sample in run.dataset.samples)
-    return ["labels", "train", *(["evaluate"] if has_truth else []), "report"]
+    return ["labels", "train", *(["evaluate"] if has_truth else []), "checkup", "report"]
 
 
 def _close(run: Run) -> int:
@@ -289,11 +308,37 @@ def _demo(given: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(given: argparse.Namespace) -> int:
+    _check_workers(given.image_workers)
+    if given.count < 1:
+        raise ConfigError(f"--count is {given.count}; expected at least 1.")
+    _tuned(given, _config(given), given.count)
+    return 0
+
+
+def _tuned(given: argparse.Namespace, config: Config, count: int) -> Config:
+    """The configuration with values chosen on `count` images; says which and why."""
+    from vpl import tune
+
+    made = tune.tune(given.folder, config, device=given.device, workers=given.image_workers, count=count, progress=_bar)
+    print(made)
+    return made.config
+
+
+def _compare(given: argparse.Namespace) -> int:
+    from vpl import compare
+
+    print(compare.write(given.folders, given.out))
+    return 0
+
+
 def _ablate(given: argparse.Namespace) -> int:
     _check_workers(given.image_workers)
     for name in ("sets", "count"):
         if getattr(given, name) < 1:
             raise ConfigError(f"--{name} is {getattr(given, name)}; expected at least 1.")
+    if not (given.preset or given.config or getattr(given, "data.images")):
+        given.preset = "scenes"
     config = _config(given)
     from vpl import ablate
 

@@ -186,7 +186,8 @@ class Run(RunFolder):
         limits = self.clip.patch, self.config.clip.scale, self.config.clip.max_patches
         return images.patch_size_of(*size, self.clip.patch, images.encoder_scale(*size, *limits))
 
-    def _view(self, sample: Sample) -> labels.View:
+    def view(self, sample: Sample) -> labels.View:
+        """One photograph as encoder and CRF see it."""
         image = images.read_image(sample.image, self.config.clip.max_side)
         tags = tuple(self.classes.index(tag) for tag in sample.tags)
         return labels.View(image, tags, images.image_size(sample.image))
@@ -198,7 +199,7 @@ class Run(RunFolder):
         def ahead(pool: ThreadPoolExecutor) -> Iterator[tuple[Batch, list[Future] | None]]:
             for batch in self.plan():
                 ready = done(batch)
-                yield batch, None if ready else [pool.submit(self._view, samples[member]) for member in batch.members]
+                yield batch, None if ready else [pool.submit(self.view, samples[member]) for member in batch.members]
 
         def one_by_one() -> Iterator[tuple[Batch, list[Future] | None]]:
             with ThreadPoolExecutor(self.image_workers) as pool:

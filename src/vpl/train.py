@@ -44,6 +44,7 @@ from vpl.errors import ConfigError, DataError, RunError
 NETWORK_FOLDER, CHECKPOINT_FILE, CURVE_FILE, FEATURES_FOLDER = "network", "checkpoint.pt", "curve.csv", "features"
 STEPS_AHEAD = 2
 """Batches that the reading threads may have ready."""
+ADAMW_SECOND_BETA = 0.999
 MOST_MASKED_NEGATIVES = 2
 """With `masked` regions every absent class costs a pass of CLIP: only the largest masks of an image are taken."""
 
@@ -202,9 +203,7 @@ def _steps(items, clip, classes, prototypes, config, folder, workers) -> Iterato
         )
     folder.mkdir(parents=True, exist_ok=True)
     head = _new_head(clip, classes, config).to(clip.device).train()
-    optimizer = torch.optim.SGD(
-        head.parameters(), lr=train.learning_rate, momentum=train.momentum, weight_decay=train.weight_decay
-    )
+    optimizer = _new_optimizer(head, train)
     start = _resume(folder / CHECKPOINT_FILE, head, optimizer, settings, clip.device)
     side = crop_side(train.crop, clip.patch)
     if team.rank == 0:
@@ -329,6 +328,14 @@ def _new_head(clip, classes, config) -> Decoder | Student:
         if student:
             return Student.pretrained(config.decoder.network, len(classes))
         return Decoder(clip.layers, clip.width, len(classes), config.decoder)
+
+
+def _new_optimizer(head: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """SGD as the paper has it, or AdamW."""
+    shared = {"lr": train.learning_rate, "weight_decay": train.weight_decay}
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(head.parameters(), betas=(train.momentum, ADAMW_SECOND_BETA), **shared)
+    return torch.optim.SGD(head.parameters(), momentum=train.momentum, **shared)
 
 
 @contextlib.contextmanager
