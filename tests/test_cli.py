@@ -107,3 +107,9 @@ def test_scenes_tree(tmp_path, capsys):
     assert main(["scenes", str(tmp_path / "tree"), "--train", "2", "--val", "1", "--size", "32"]) == 0
     assert "2 + 1 scenes in" in capsys.readouterr().out
     assert len(list((tmp_path / "tree" / "images" / "train").iterdir())) == 2
+
+
+def test_without_steps_no_network_is_trained(tree, tmp_path, capsys):
+    assert main(["run", str(tmp_path / "run"), *flags(tree), "--steps", "0"]) == 0
+    assert "4 pseudo-masks" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "network").exists() and (tmp_path / "run" / "report.html").exists()

@@ -1,4 +1,4 @@
-"""The layout holds: a module imports only from rows above its own, nothing imports torchvision, `import vpl` is quick."""
+"""The layout: a module imports from rows above its own alone, nothing needs torchvision, `import vpl` is quick."""
 
 from __future__ import annotations
 
@@ -72,7 +72,8 @@ def test_only_the_command_line_prints_and_exits():
 
 
 def test_import_is_lazy():
-    code = "import sys, vpl; print([name for name in ('torch', 'numpy', 'transformers', 'torchvision') if name in sys.modules])"
+    names = ("torch", "numpy", "transformers", "torchvision")
+    code = f"import sys, vpl; print([name for name in {names} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -174,7 +174,7 @@ def card_text(
         "No mask was made or read in training, nor to choose between checkpoints: tag mAP on held-out captions chose. "
         "Beyond CLIP's own recipe the mean of the patch tokens is trained beside the class token, a part of the steps "
         "shows mosaics of four images, where each cell's patch mean meets its own caption, and words also meet the "
-        "patches that match them best. These help the maps: expect better ones than a CLIP of this size would have.",
+        "patches that match them best. These are meant to help the maps; no ablation has shown yet how much each does.",
         *([training.note] if training.note else []),
         "### Learning curve",
         _table(

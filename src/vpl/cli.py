@@ -240,7 +240,8 @@ def _stages(name: str, run: Run) -> list[str]:
     if name != "run":
         return [name, "checkup"] if name == "evaluate" else [name]
     has_truth = run.config.validation.masks or any(sample.mask is not None for sample in run.dataset.samples)
-    return ["labels", "train", *(["evaluate"] if has_truth else []), "checkup", "report"]
+    network = ["train"] if run.config.train.steps else []
+    return ["labels", *network, *(["evaluate"] if has_truth else []), "checkup", "report"]
 
 
 def _close(run: Run) -> int:

@@ -257,7 +257,9 @@ class TrainConfig(Section):
     """METHOD.md 5: optimisation."""
 
     name: typing.ClassVar[str] = "train"
-    steps: int = value(30000, OURS, "optimiser steps (WeCLIP: 30,000 on VOC, 80,000 on COCO)", low=1)
+    steps: int = value(
+        30000, OURS, "optimiser steps (WeCLIP: 30,000 on VOC, 80,000 on COCO); 0: vpl run trains no network", low=0
+    )
     batch: int = value(4, OURS, "images per optimiser step, over all processes", low=1)
     accumulate: int = value(1, OURS, "parts in which a batch is computed", low=1)
     crop: int = value(320, OURS, "side of the training crop, pixels", low=16)

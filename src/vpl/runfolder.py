@@ -84,6 +84,7 @@ class RunFolder:
             return
         self._claim()
         try:
+            self._sweep()
             self._settle_config()
         except BaseException:
             self.close()
@@ -127,6 +128,11 @@ class RunFolder:
             raise RunError(
                 f"another process works in {self.folder}; wait until it ends, or name another folder."
             ) from None
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half written; the folder is ours alone."""
+        for partial in self.folder.rglob(f".*{images.PARTIAL}"):
+            partial.unlink()
 
     def _settle_config(self) -> None:
         path = self.folder / "config.toml"

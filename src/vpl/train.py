@@ -169,6 +169,8 @@ def fit(
     """
     if not items:
         raise DataError("there are no pseudo-masks to train on; expected at least one. Make them with vpl labels.")
+    if not config.train.steps:
+        raise ConfigError("train.steps is 0; expected at least 1 to train a network.")
     if config.train.scale_low > config.train.scale_high:
         raise ConfigError(
             f"train.scale_low is {config.train.scale_low} and train.scale_high {config.train.scale_high}; "

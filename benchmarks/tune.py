@@ -1,0 +1,128 @@
+"""Which label-free score to trust, and how far the choice made with it is from the best one.
+
+python benchmarks/tune.py rank       on the web styles: rank correlation of each score with mIoU, value by value, and
+                                     the mIoU lost by following it            -> benchmarks/evidence/tune-rank.json
+python benchmarks/tune.py distance   on other styles: defaults, label-free choice and oracle
+                                                                               -> benchmarks/evidence/tune-distance.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+from scipy import stats
+
+from vpl import ablate, scenes, tune
+from vpl.bench import Bench
+from vpl.clip import FrozenClip
+from vpl.config import Config, preset
+from vpl.images import write_text_atomic
+from vpl.metrics import Confusion
+
+EVIDENCE = Path(__file__).parent / "evidence"
+RANK_STYLES = scenes.PRETRAIN_STYLES
+OTHERS = {
+    "sketch": {},
+    "night": {},
+    "demo, crowded": {"objects": (3, 4)},
+    "demo, small objects": {"size": (0.14, 0.3)},
+}
+"""Style, and what is changed of it."""
+
+
+def miou(bench: Bench, material: ablate.ImageSet, config: Config) -> float:
+    """Of the refined seeds, in percent."""
+    confusion = Confusion(len(material.classes) + 1)
+    for truth, mask in zip(material.truths, bench.masks(config, ("refined",))["refined"], strict=True):
+        confusion.update(truth, mask)
+    return 100 * confusion.miou()
+
+
+def opened(clip: FrozenClip, style: str, number: int, count: int, side: int) -> tuple[Bench, ablate.ImageSet]:
+    material = ablate.Scenes(style, count, side).load(number)
+    return Bench(clip, material.classes, material.views), material
+
+
+def rank(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
+    """For each score and value: Spearman's correlation with mIoU and the mIoU lost, for each style and set."""
+    base, found = preset("scenes"), {}
+    for style in RANK_STYLES:
+        for number in range(sets):
+            bench, material = opened(clip, style, number, count, side)
+            for key, values in tune.grids(base).items():
+                settings = [base.with_values({key: one}) for one in values]
+                truth = [miou(bench, material, one) for one in settings]
+                for name, score in tune.SCORES.items():
+                    made = [float(np.nanmean(score(bench, one))) for one in settings]
+                    row = {
+                        "style": style,
+                        "set": number,
+                        "values": list(values),
+                        "miou": truth,
+                        "score": made,
+                        "spearman": float(stats.spearmanr(made, truth).statistic) if len(set(made)) > 1 else 0.0,
+                        "lost": max(truth) - truth[int(np.argmax(made))],
+                    }
+                    found.setdefault(key, {}).setdefault(name, []).append(row)
+                    print(style, number, key, f"{name:20s} {row['spearman']:5.2f} lost {row['lost']:4.1f}", flush=True)
+    return _facts(clip, base, count, side) | {"scores": found}
+
+
+def oracle(bench: Bench, material: ablate.ImageSet, config: Config) -> Config:
+    """The same search with mIoU in place of the score."""
+    for key, values in tune.grids(config).items():
+        best = max(values, key=lambda one: miou(bench, material, config.with_values({key: one})))
+        config = config.with_values({key: best})
+    return config
+
+
+def distance(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
+    """mIoU with the defaults, with the label-free choice and with the oracle's, for each setting of scenes and set."""
+    base, rows = preset("scenes"), []
+    for name, changes in OTHERS.items():
+        style = name.partition(",")[0]
+        scenes.STYLES[name] = dataclasses.replace(scenes.STYLES[style], name=name, **changes)
+        for number in range(sets):
+            bench, material = opened(clip, name, number, count, side)
+            made, best = tune.choose(bench, base), oracle(bench, material, base)
+            rows.append(
+                {
+                    "setting": name,
+                    "set": number,
+                    "default": miou(bench, material, base),
+                    "chosen": miou(bench, material, made.config),
+                    "oracle": miou(bench, material, best),
+                    "chosen_values": {one.key: one.value for one in made.choices},
+                    "oracle_values": {key: best.flat()[key] for key in tune.GRIDS},
+                }
+            )
+            print(name, number, *(f"{key} {rows[-1][key]:.1f}" for key in ("default", "chosen", "oracle")), flush=True)
+    return _facts(clip, base, count, side) | {"rows": rows}
+
+
+def _facts(clip: FrozenClip, base: Config, count: int, side: int) -> dict:
+    """What was measured on, and what the configuration around which values were varied was."""
+    shared = {key: base.flat()[key] for key in tune.GRIDS}
+    return {"images": count, "side": side, "clip": clip.weights_hash, "around": shared}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("rank", "distance"))
+    parser.add_argument("--sets", type=int, default=3)
+    parser.add_argument("--count", type=int, default=48)
+    parser.add_argument("--side", type=int, default=96)
+    given = parser.parse_args()
+    made = {"rank": rank, "distance": distance}[given.what](
+        FrozenClip.load("pocket"), given.sets, given.count, given.side
+    )
+    EVIDENCE.mkdir(exist_ok=True)
+    write_text_atomic(EVIDENCE / f"tune-{given.what}.json", json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
