@@ -81,15 +81,20 @@ def oracle(bench: Bench, material: ablate.ImageSet, config: Config) -> Config:
 
 
 def distance(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
-    """mIoU with the defaults, with the label-free choice and with the oracle's, for each setting of scenes and set."""
+    """mIoU with the defaults, with the label-free choice and with the oracle's, for each setting of scenes and set.
+
+    "transferred" is the mean mIoU with the values that the oracle chose on the other sets: what of the oracle's gain is
+    more than luck on its own images.
+    """
     base, rows = preset("scenes"), []
     for name, changes in OTHERS.items():
         style = name.partition(",")[0]
         scenes.STYLES[name] = dataclasses.replace(scenes.STYLES[style], name=name, **changes)
+        found, benches = [], []
         for number in range(sets):
             bench, material = opened(clip, name, number, count, side)
             made, best = tune.choose(bench, base), oracle(bench, material, base)
-            rows.append(
+            found.append(
                 {
                     "setting": name,
                     "set": number,
@@ -100,8 +105,20 @@ def distance(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
                     "oracle_values": {key: best.flat()[key] for key in tune.GRIDS},
                 }
             )
-            print(name, number, *(f"{key} {rows[-1][key]:.1f}" for key in ("default", "chosen", "oracle")), flush=True)
+            benches.append((bench, material))
+            print(name, number, *(f"{key} {found[-1][key]:.1f}" for key in ("default", "chosen", "oracle")), flush=True)
+        rows += [row | {"transferred": one} for row, one in zip(found, transferred(found, benches, base), strict=True)]
     return _facts(clip, base, count, side) | {"rows": rows}
+
+
+def transferred(rows: list[dict], benches: list[tuple[Bench, ablate.ImageSet]], base: Config) -> list[float | None]:
+    """For each set the mean mIoU with the oracle's values of the other sets; None for a single set."""
+    found = []
+    for number, (bench, material) in enumerate(benches):
+        others = [row["oracle_values"] for place, row in enumerate(rows) if place != number]
+        values = [miou(bench, material, base.with_values(one)) for one in others]
+        found.append(float(np.mean(values)) if values else None)
+    return found
 
 
 def _facts(clip: FrozenClip, base: Config, count: int, side: int) -> dict:
