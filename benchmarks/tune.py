@@ -24,7 +24,13 @@ from vpl.images import write_text_atomic
 from vpl.metrics import Confusion
 
 EVIDENCE = Path(__file__).parent / "evidence"
-RANK_STYLES = scenes.PRETRAIN_STYLES
+RANKED = {
+    "web-flat": {},
+    "web-photo": {},
+    "web-ink": {},
+    "web-flat, small objects": {"size": (0.14, 0.3)},
+    "web-photo, crowded": {"objects": (3, 4)},
+}
 OTHERS = {
     "sketch": {},
     "night": {},
@@ -35,14 +41,16 @@ OTHERS = {
 
 
 def miou(bench: Bench, material: ablate.ImageSet, config: Config) -> float:
-    """Of the refined seeds, in percent."""
+    """Of the refined seeds after the CRF, in percent."""
     confusion = Confusion(len(material.classes) + 1)
-    for truth, mask in zip(material.truths, bench.masks(config, ("refined",))["refined"], strict=True):
+    for truth, mask in zip(material.truths, bench.masks(config, ("crf",))["crf"], strict=True):
         confusion.update(truth, mask)
     return 100 * confusion.miou()
 
 
 def opened(clip: FrozenClip, style: str, number: int, count: int, side: int) -> tuple[Bench, ablate.ImageSet]:
+    base, _, _ = style.partition(",")
+    scenes.STYLES[style] = dataclasses.replace(scenes.STYLES[base], name=style, **(RANKED | OTHERS)[style])
     material = ablate.Scenes(style, count, side).load(number)
     return Bench(clip, material.classes, material.views), material
 
@@ -50,7 +58,7 @@ def opened(clip: FrozenClip, style: str, number: int, count: int, side: int) -> 
 def rank(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
     """For each score and value: Spearman's correlation with mIoU and the mIoU lost, for each style and set."""
     base, found = preset("scenes"), {}
-    for style in RANK_STYLES:
+    for style in RANKED:
         for number in range(sets):
             bench, material = opened(clip, style, number, count, side)
             for key, values in tune.grids(base).items():
@@ -87,9 +95,7 @@ def distance(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
     more than luck on its own images.
     """
     base, rows = preset("scenes"), []
-    for name, changes in OTHERS.items():
-        style = name.partition(",")[0]
-        scenes.STYLES[name] = dataclasses.replace(scenes.STYLES[style], name=name, **changes)
+    for name in OTHERS:
         found, benches = [], []
         for number in range(sets):
             bench, material = opened(clip, name, number, count, side)

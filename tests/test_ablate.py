@@ -96,6 +96,11 @@ def test_other_images_or_values_are_other_results(done):
     assert len(list(folder.glob("raw/*/*.json"))) == 2 * before
 
 
+def test_unusual_values_are_part_of_the_title(tmp_path):
+    result = made(tmp_path, base=preset("scenes").with_values({"refine.rounds": 1}))[0]
+    assert result.title == "phi, refine.rounds = 1" and f"### {result.title}" in result.markdown()
+
+
 def test_a_default_of_ones_own_joins_the_table(tmp_path):
     result = made(tmp_path, base=preset("scenes").with_values({"prototypes.phi": 0.4}))[0]
     assert [one.name for one in result.ablation.settings] == ["0.3", "0.4", "0.5"] and result.default == "0.4"

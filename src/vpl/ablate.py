@@ -399,6 +399,7 @@ class Ablated:
         learned: (group, setting name) -> `LEARNED` numbers of the prototypes, means over the sets; where V was learned.
         default: name of the setting that is the configuration's own.
         images: images in each set.
+        base: values of the configuration that are neither varied nor the data's usual ones.
         files: what was written.
         notes: what could not be done.
     """
@@ -412,6 +413,7 @@ class Ablated:
     default: str
     cells: dict[tuple[str, str, str], Cell]
     learned: dict[tuple[str, str], dict[str, float]] = dataclasses.field(default_factory=dict)
+    base: dict[str, object] = dataclasses.field(default_factory=dict)
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -475,9 +477,14 @@ class Ablated:
         marks = ["default"] * (name == self.default) + ["paper"] * (name == self.ablation.marked)
         return f" ({', '.join(marks)})" if marks else ""
 
+    @property
+    def title(self) -> str:
+        """The ablation's name, with the values that are not the usual ones."""
+        return ", ".join([self.ablation.name, *(f"{key} = {_short(one)}" for key, one in self.base.items())])
+
     def markdown(self) -> str:
         """The table as Markdown, with the sentence."""
-        lines = [f"### {self.ablation.name}", "", self.ablation.question, ""]
+        lines = [f"### {self.title}", "", self.ablation.question, ""]
         for group in self.groups:
             lines += [
                 f"{group}, split {self.split}: mIoU in percent, mean ± std over {self.sets} sets of {self.images} "
@@ -524,6 +531,7 @@ class Ablated:
             "images": self.images,
             "stages": list(self.stages),
             "default": self.default,
+            "base": self.base,
             "cells": [
                 {"group": group, "setting": setting, "stage": stage, "miou": [round(one, 4) for one in cell.values]}
                 for (group, setting, stage), cell in self.cells.items()
@@ -548,6 +556,7 @@ class Ablated:
             default=tree["default"],
             cells={(one["group"], one["setting"], one["stage"]): Cell(tuple(one["miou"])) for one in tree["cells"]},
             learned={(one["group"], one["setting"]): one["values"] for one in tree["learned"]},
+            base=tree.get("base", {}),
         )
 
     def table(self) -> str:
@@ -767,6 +776,7 @@ def _finished(
         default=_default_name(ablation, base),
         cells=cells,
         learned=learned,
+        base=_unusual(base, sources, ablation),
     )
     files = [folder / f"{_file_name(ablation)}.{ending}" for ending in ("csv", "md", "json", "png")]
     images.write_text_atomic(files[0], made.table())
@@ -778,6 +788,15 @@ def _finished(
         return dataclasses.replace(made, files=tuple(files[:3]), notes=(str(error),))
     images.write_bytes_atomic(files[3], picture)
     return dataclasses.replace(made, files=tuple(files))
+
+
+def _unusual(base: Config, sources: Sequence[Scenes | OwnData], ablation: Ablation) -> dict[str, object]:
+    """Values that shape the result, are not varied, and differ from the preset of scenes or the defaults."""
+    usual = preset("scenes") if all(isinstance(one, Scenes) for one in sources) else Config()
+    sections = NETWORK_SECTIONS if ablation.trained else SECTIONS
+    varied = {key for one in ablation.settings for key, _ in one.values} | set(QUICK_NETWORK)
+    changes = base.differences(usual).items()
+    return {key: own for key, (own, _) in changes if key.partition(".")[0] in sections and key not in varied}
 
 
 def _learned(facts: dict) -> dict[str, float]:
