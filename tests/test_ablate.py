@@ -119,6 +119,7 @@ def table(values: dict[str, tuple[float, ...]], default: str) -> Ablated:
         ({"a": (10.0, 11.0, 12.0), "b": (15.0, 16.0, 17.5)}, r"b is better in 3 of 3 sets: \+5\.2 ± 0\.3"),
         ({"a": (10.0, 11.0, 12.0), "b": (15.0, 8.0, 13.0)}, "No difference beyond the spread"),
         ({"a": (10.0, 11.0, 12.0), "b": (5.0, 6.0, 7.0)}, r"The default a is best: the next, b, has -5\.0 ± 0\.0"),
+        ({"a": (10.0, 11.0), "b": (11.0, 10.0), "c": (5.0, 6.2)}, r"Worse beyond the spread: c -4\.9 ± 0\.1\.$"),
         ({"a": (10.0,), "b": (20.0,)}, "One set supports no claim"),
     ],
 )
@@ -130,13 +131,14 @@ def test_pairs_not_means_decide():
     claim = Claim("b", "a", (1.0, 1.1, 0.9))
     assert claim.supported and claim.mean == pytest.approx(1.0)
     assert not Claim("b", "a", (3.0, -3.0, 3.0)).supported
+    assert not Claim("b", "a", (0.01, 0.01)).supported, "the tables show 0.0"
     assert not Claim("b", "a", (9.0,)).supported
 
 
 def test_a_grid_gives_a_heat_map(tmp_path):
-    two = ablate.sweep("exponent", "Which?", "labels.background_exponent", (0.5, 1.0))
+    two = ablate.sweep("exponent", "Which?", "labels.background_exponent", (1.0, 2.0))
     result = made(tmp_path, [ablate.crossed(PAIR, two)])[0]
-    assert result.default == "0.5 | 1" and len(result.ablation.settings) == 4
+    assert result.default == "0.5 | 2" and len(result.ablation.settings) == 4
     assert (tmp_path / "phi-by-exponent.png").exists()
 
 

@@ -38,6 +38,8 @@ from vpl.run import Progress, Run, dataset_of, silent, split_of
 from vpl.runfolder import read_json, scores_of, write_json
 
 SETS, IMAGES, SIDE, STYLE = 3, 60, 96, "demo"
+SMALLEST = 0.05
+"""Differences in mIoU, in percent points, below which nothing is claimed. [ours]"""
 FIRST_SEED = 1000
 """Scene seeds of the sets start here, away from those that the embedded CLIP was trained on."""
 ROW_NAMES = {
@@ -385,8 +387,11 @@ class Claim:
 
     @property
     def supported(self) -> bool:
-        """Whether the mean difference is larger than the spread of the differences. One set supports nothing."""
-        return len(self.differences) > 1 and abs(self.mean) > self.std
+        """Whether the mean difference is larger than the spread of the differences. One set supports nothing.
+
+        Nor does a difference that the tables round to 0.
+        """
+        return len(self.differences) > 1 and abs(self.mean) > max(self.std, SMALLEST)
 
 
 @dataclass(frozen=True)
@@ -399,6 +404,7 @@ class Ablated:
         learned: (group, setting name) -> `LEARNED` numbers of the prototypes, means over the sets; where V was learned.
         default: name of the setting that is the configuration's own.
         images: images in each set.
+        side: of the scenes in pixels; 0 for photographs.
         base: values of the configuration that are neither varied nor the data's usual ones.
         files: what was written.
         notes: what could not be done.
@@ -413,6 +419,7 @@ class Ablated:
     default: str
     cells: dict[tuple[str, str, str], Cell]
     learned: dict[tuple[str, str], dict[str, float]] = dataclasses.field(default_factory=dict)
+    side: int = 0
     base: dict[str, object] = dataclasses.field(default_factory=dict)
     files: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
@@ -438,7 +445,16 @@ class Ablated:
 
     @property
     def sentence(self) -> str:
-        """What the numbers support."""
+        """What the numbers support: the best other setting against the default, and what is worse beyond the spread."""
+        return self._best_words() + self._worse_words()
+
+    def _worse_words(self) -> str:
+        names = [one.name for one in self.ablation.settings if one.name != self.default]
+        claims = [self.claim(name) for name in names if len(names) > 1 and name != self.best]
+        worse = [f"{one.setting} {one.mean:+.1f} ± {one.std:.1f}" for one in claims if one.supported and one.mean < 0]
+        return f" Worse beyond the spread: {'; '.join(worse)}." if worse else ""
+
+    def _best_words(self) -> str:
         if len(self.ablation.settings) < 2:
             return "One setting alone supports no comparison."
         claim, count = self.claim(self.best), self.sets * len(self.groups)
@@ -531,6 +547,7 @@ class Ablated:
             "images": self.images,
             "stages": list(self.stages),
             "default": self.default,
+            "side": self.side,
             "base": self.base,
             "cells": [
                 {"group": group, "setting": setting, "stage": stage, "miou": [round(one, 4) for one in cell.values]}
@@ -556,7 +573,8 @@ class Ablated:
             default=tree["default"],
             cells={(one["group"], one["setting"], one["stage"]): Cell(tuple(one["miou"])) for one in tree["cells"]},
             learned={(one["group"], one["setting"]): one["values"] for one in tree["learned"]},
-            base=tree.get("base", {}),
+            side=tree["side"],
+            base=tree["base"],
         )
 
     def table(self) -> str:
@@ -776,6 +794,7 @@ def _finished(
         default=_default_name(ablation, base),
         cells=cells,
         learned=learned,
+        side=sources[0].side if isinstance(sources[0], Scenes) else 0,
         base=_unusual(base, sources, ablation),
     )
     files = [folder / f"{_file_name(ablation)}.{ending}" for ending in ("csv", "md", "json", "png")]

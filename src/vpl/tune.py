@@ -1,9 +1,9 @@
 """`vpl tune RUN`: thresholds for images that have no ground truth (METHOD.md 8).
 
     score(setting) = mean over images of what tags and pixels alone say about its masks
-    one value after the other: the setting with the best score, if it beats the default by more than chance
+    one value after the other: the setting with the best score, if it beats the default by more than its error
 
-Chance: the mean of the paired differences over the images must exceed `CERTAIN` of its standard errors. Which score
+That is: the mean of the paired differences over the images must exceed `CERTAIN` of its standard errors. Which score
 decides about which value was fixed once, by how well each ranked settings on the scenes' web styles, where the truth is
 known (benchmarks/tune.py); no truth is opened here.
 
@@ -33,7 +33,7 @@ from vpl.runfolder import log, read_json, write_json
 
 IMAGES = 60
 """Images that the choice is made on, spread evenly over the list."""
-CERTAIN = 2.0
+CERTAIN = 1.0
 """Standard errors by which a setting must beat the default. [ours]"""
 AGREED = 0.95
 """Share of the kept pixels that must keep their label when the image is mirrored. [ours]"""
@@ -214,13 +214,13 @@ SCORES: dict[str, Score] = {
     "scale": rescaled,
 }
 CHOSEN: dict[str, tuple[str, ...]] = {
-    "prototypes.image_temperature": ("mirror",),
-    "prototypes.phi": ("contrast", "scale"),
-    "refine.box_threshold": ("cut", "scale"),
-    "labels.background_exponent": ("contrast", "cut"),
+    "prototypes.image_temperature": ("evidence (text)", "mirror"),
+    "prototypes.phi": ("separation",),
+    "refine.box_threshold": ("evidence (text)",),
+    "labels.background_exponent": ("cut", "mirror"),
 }
-"""The scores that decide about each value, fixed on the web styles. Several are added in units of their own spread over
-the values tried: `contrast` likes small masks and `cut` large ones, together they like the right size."""
+"""The scores that decide about each value, fixed on the web styles (benchmarks/evidence.md). Several are added in
+units of their own spread over the values tried."""
 
 
 # --------------------------------------------------------------------------------------------------------------- search
@@ -310,7 +310,7 @@ def _choose_one(bench: Bench, config: Config, key: str, values: Sequence[float],
         return Choice(key, default, default, tried, reason)
     words = f"{name} score {gain:+.4f} ± {error:.4f} (standard error over {len(difference)} images)"
     if gain <= CERTAIN * error:
-        reason = f"kept: the best other value, {best:g}, has {words}, no more than chance."
+        reason = f"kept: the best other value, {best:g}, has {words}, too little."
         return Choice(key, default, default, tried, reason)
     return Choice(key, default, best, tried, f"instead of {default:g}: {words}.")
 
