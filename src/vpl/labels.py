@@ -301,3 +301,44 @@ def _at_size(labels: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[n
     rows = ((np.arange(size[0]) + 0.5) * labels.shape[0] / size[0]).astype(int)
     columns = ((np.arange(size[1]) + 0.5) * labels.shape[1] / size[1]).astype(int)
     return labels[rows][:, columns]
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Pass two as one object: what turns photographs into label maps, the same on every engine.
+
+    Attributes:
+        text: text prototypes, the classes' rows first, on the device of `clip`.
+        vision: vision prototypes, or None where `prototypes.kind` is text.
+        classes: number of foreground classes.
+    """
+
+    clip: FrozenClip
+    text: Float[Tensor, "P D"]
+    vision: Float[Tensor, "P D"] | None
+    classes: int
+    config: Config
+
+    def maps(self, views: Sequence[View]) -> list[dict[str, Float[Tensor, "_ h w"]]]:
+        """For each view, whose patch grids are equal, its maps on the CPU: text, vision (if any) and refined seeds."""
+        features, kind = encode(self.clip, views, self.config), self.config.seeds.kind
+        cams = {
+            "text": seed_maps(self.clip, features, views, self.text, self.classes, self.clip.logit_scale, kind),
+        }
+        last = cams["text"]
+        if self.vision is not None:
+            scale = 1 / self.config.prototypes.image_temperature
+            last = cams["vision"] = seed_maps(self.clip, features, views, self.vision, self.classes, scale, kind)
+        cams["refined"] = refine_maps(features, last, self.config.refine)
+        return [{name: cam[place].cpu() for name, cam in cams.items()} for place in range(len(views))]
+
+    def masks(
+        self, view: View, maps: dict[str, Float[Tensor, "_ h w"]], pseudo: bool
+    ) -> dict[str, UInt8[np.ndarray, "height width"]]:
+        """Label maps of `maps` at `view.size` by name; with `pseudo`, also "crf" and "labels" (the pseudo-mask)."""
+        found = {}
+        for name, cam in maps.items():
+            found[name], scores = label_map(cam, view, self.config.labels.background_exponent)
+        if pseudo:
+            found["crf"], found["labels"] = pseudo_mask(scores, view, self.config.labels, self.config.crf)
+        return found

@@ -350,16 +350,24 @@ class Run(RunFolder):
         """Label maps of all seeds, and the pseudo-masks."""
         self._maps(pseudo=True)
 
-    def _maps(self, pseudo: bool) -> None:
-        self.prototypes()
-        start = time.perf_counter()
-        samples, count, palette = self.dataset.samples, len(self.classes), self.classes.palette()
+    def labeller(self) -> labels.Labeller:
+        """What makes label maps from the run's prototypes, on the run's device."""
         stored = read_tensors(self.folder / "prototypes.safetensors")
         text, vision = (stored[key].to(self.clip.device) for key in ("text", "vision"))
         kind = self.config.prototypes.kind
+        return labels.Labeller(self.clip, text, vision if kind == "vision" else None, len(self.classes), self.config)
+
+    def map_folders(self, pseudo: bool) -> dict[str, Path]:
+        """Name of each label map that `labeller` makes -> the folder that holds it."""
+        kind = self.config.prototypes.kind
         folders = {name: self.folder / "seeds" / name for name in SEED_ROWS if name != "vision" or kind == "vision"}
-        if pseudo:
-            folders |= {"crf": self.folder / "seeds" / "crf", "labels": self.folder / "labels"}
+        return folders | ({"crf": self.folder / "seeds" / "crf", "labels": self.folder / "labels"} if pseudo else {})
+
+    def _maps(self, pseudo: bool) -> None:
+        self.prototypes()
+        start = time.perf_counter()
+        samples, palette = self.dataset.samples, self.classes.palette()
+        labeller, folders = self.labeller(), self.map_folders(pseudo)
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -368,13 +376,8 @@ class Run(RunFolder):
             return all((folder / name).exists() for folder in folders.values() for name in names)
 
         def finish(sample: Sample, view: labels.View, maps: dict[str, Tensor]) -> None:
-            for name, cam in maps.items():
-                mask, scores = labels.label_map(cam, view, self.config.labels.background_exponent)
+            for name, mask in labeller.masks(view, maps, pseudo).items():
                 images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
-            if pseudo:
-                made = labels.pseudo_mask(scores, view, self.config.labels, self.config.crf)
-                for name, mask in zip(("crf", "labels"), made, strict=True):
-                    images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
 
         words = "pseudo-masks" if pseudo else "seeds"
         with ThreadPoolExecutor(self.image_workers) as pool:
@@ -382,16 +385,7 @@ class Run(RunFolder):
             for _, members, views in self.stream(done, words):
                 if not views:
                     continue
-                features = labels.encode(self.clip, views, self.config)
-                how = self.config.seeds.kind
-                cams = {"text": labels.seed_maps(self.clip, features, views, text, count, self.clip.logit_scale, how)}
-                last = cams["text"]
-                if kind == "vision":
-                    scale = 1 / self.config.prototypes.image_temperature
-                    last = cams["vision"] = labels.seed_maps(self.clip, features, views, vision, count, scale, how)
-                cams["refined"] = labels.refine_maps(features, last, self.config.refine)
-                for place, (member, view) in enumerate(zip(members, views, strict=True)):
-                    maps = {name: cam[place].cpu() for name, cam in cams.items()}
+                for member, view, maps in zip(members, views, labeller.maps(views), strict=True):
                     waiting.append(pool.submit(finish, samples[member], view, maps))
                 while len(waiting) > 2 * self.config.clip.batch:
                     waiting.popleft().result()
