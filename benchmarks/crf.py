@@ -2,9 +2,11 @@
 
     python benchmarks/crf.py [--images FOLDER] [--count N] [--repeats N] [--sizes 640x480 500x375] [--labels 2 4 7]
 
-One number a line: lattice build and rounds apart, exact and fast, one thread and two; the best of the repeats. The
-lattice's size depends on the image: without --images a synthetic one with smooth regions and sensor noise is used. When
-the C++ library's Python binding (`pydensecrf`) can be imported, it is measured in the same run, on one thread.
+One number a line: lattice build and rounds apart, exact and fast; each image's best of the repeats, in which all that
+is compared takes turns. The lattice's size depends on the image: without --images a synthetic one with smooth regions
+and sensor noise is used. When the C++ library's Python binding (`pydensecrf`) can be imported, it takes its turns too.
+With numba the CRF of an image runs on one thread, whatever --threads says; without numba torch is measured. --scenes N
+adds the mIoU of both modes on three sets of N drawn scenes of 128 and of 96 pixels, seen by the pocket CLIP.
 """
 
 from __future__ import annotations
@@ -12,13 +14,20 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from vpl.ablate import Scenes
+from vpl.bench import Bench
+from vpl.clip import FrozenClip
+from vpl.config import preset
 from vpl.crf import dense_crf
+from vpl.metrics import Confusion
 
 
 def main() -> None:
@@ -32,6 +41,8 @@ def main() -> None:
             for threads in arguments.threads:
                 torch.set_num_threads(threads)
                 measure(f"{size} {labels} labels {threads} threads", images, guesses, arguments.repeats)
+    for side in (128, 96) if arguments.scenes else ():
+        miou(side, arguments.scenes)
 
 
 def parse() -> argparse.Namespace:
@@ -41,64 +52,82 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the best counts")
     parser.add_argument("--sizes", nargs="+", default=["640x480", "500x375"], help="WIDTHxHEIGHT")
     parser.add_argument("--labels", nargs="+", type=int, default=[2, 4, 7])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--scenes", type=int, default=0, help="scenes a set for the mIoU of both modes; 0: none")
     return parser.parse_args()
 
 
 def measure(name: str, images: list[np.ndarray], guesses: list[torch.Tensor], repeats: int) -> None:
     """Prints the lines of one size, number of labels and number of threads."""
-    labels, seconds = {}, {}
-    for mode in ("exact", "fast"):
-        labels[mode], whole = timed(lambda mode=mode: crf(images, guesses, 10, mode), repeats)
-        _, first = timed(lambda mode=mode: crf(images, guesses, 1, mode), repeats)
-        seconds[mode] = whole / len(images)
-        print(f"{name} {mode}: {1 / seconds[mode]:.2f} images/s")
-        print(f"{name} {mode}, lattice and first round: {1000 * first / len(images):.0f} ms")
-        print(f"{name} {mode}, further rounds: {1000 * (whole - first) / len(images):.0f} ms")
-    print(f"{name} fast, labels equal to exact: {100 * agreement(labels['fast'], labels['exact']):.2f} %")
-    print(f"{name} fast, time of exact over its own: {seconds['exact'] / seconds['fast']:.1f}")
+    works = {(mode, rounds): partial(crf, rounds=rounds, mode=mode) for mode in ("exact", "fast") for rounds in (10, 1)}
     if torch.get_num_threads() == 1 and importlib.util.find_spec("pydensecrf"):
-        found, whole = timed(lambda: library(images, guesses), repeats)
-        print(f"{name} C++ library: {len(images) / whole:.2f} images/s")
-        for mode, own in seconds.items():
-            print(f"{name} {mode}, labels equal to the C++ library: {100 * agreement(labels[mode], found):.2f} %")
-            print(f"{name} {mode}, time of the C++ library over its own: {whole / len(images) / own:.1f}")
-
-
-def timed(work, repeats: int):
-    """The result of `work` and the seconds of its best run."""
-    best = float("inf")
+        works["C++ library", 10] = library
+    for work in works.values():
+        work(images[0], guesses[0])  # compiles
+    seconds = {key: np.full(len(images), np.inf) for key in works}
+    labels = {key: [] for key in works}
     for _ in range(repeats):
-        start = time.perf_counter()
-        result = work()
-        best = min(best, time.perf_counter() - start)
-    return result, best
+        for number, pair in enumerate(zip(images, guesses, strict=True)):
+            for key, work in works.items():
+                start = time.perf_counter()
+                found = work(*pair)
+                seconds[key][number] = min(seconds[key][number], time.perf_counter() - start)
+                labels[key] = [*labels[key][:number], found]
+    mean = {key: best.mean() for key, best in seconds.items()}
+    for mode in ("exact", "fast"):
+        print(f"{name} {mode}: {1 / mean[mode, 10]:.2f} images/s")
+        print(f"{name} {mode}, lattice and first round: {1000 * mean[mode, 1]:.0f} ms")
+        print(f"{name} {mode}, further rounds: {1000 * (mean[mode, 10] - mean[mode, 1]):.0f} ms")
+    print(f"{name} fast, labels equal to exact: {agreement(labels['fast', 10], labels['exact', 10])}")
+    print(f"{name} fast, time of exact over its own: {mean['exact', 10] / mean['fast', 10]:.1f}")
+    if ("C++ library", 10) in works:
+        print(f"{name} C++ library: {1 / mean['C++ library', 10]:.2f} images/s")
+        for mode in ("exact", "fast"):
+            same = agreement(labels[mode, 10], labels["C++ library", 10])
+            print(f"{name} {mode}, labels equal to the C++ library: {same}")
+            print(
+                f"{name} {mode}, time of the C++ library over its own: {mean['C++ library', 10] / mean[mode, 10]:.1f}"
+            )
 
 
-def crf(images, guesses, rounds: int, mode: str) -> list[np.ndarray]:
-    return [
-        dense_crf(image, guess, rounds=rounds, mode=mode).argmax(0).numpy()
-        for image, guess in zip(images, guesses, strict=True)
-    ]
+def miou(side: int, count: int) -> None:
+    """Prints the mIoU of both modes on drawn scenes, by the project's own pipeline."""
+    clip, config = FrozenClip.load("pocket", device="cpu"), preset("scenes")
+    found = {"exact": [], "fast": []}
+    for number in range(3):
+        drawn = Scenes(count=count, side=side).load(number)
+        bench = Bench(clip, drawn.classes, drawn.views)
+        for mode, means in found.items():
+            changed = replace(config, crf=replace(config.crf, mode=mode))
+            table = Confusion(len(drawn.classes) + 1)
+            for truth, mask in zip(drawn.truths, bench.masks(changed, ("crf",))["crf"], strict=True):
+                table.update(truth, mask)
+            means.append(100 * table.miou())
+    for mode, means in found.items():
+        sets = ", ".join(f"{one:.2f}" for one in means)
+        print(f"scenes of {side} pixels, {mode}: mIoU {np.mean(means):.2f} % ({sets})")
 
 
-def library(images, guesses) -> list[np.ndarray]:
+def crf(image: np.ndarray, guess: torch.Tensor, rounds: int, mode: str) -> np.ndarray:
+    return dense_crf(image, guess, rounds=rounds, mode=mode).argmax(0).numpy()
+
+
+def library(image: np.ndarray, guess: torch.Tensor) -> np.ndarray:
     """The same CRF by the C++ library."""
     from pydensecrf.densecrf import DenseCRF2D
 
-    found = []
-    for image, guess in zip(images, guesses, strict=True):
-        count, height, width = guess.shape
-        field = DenseCRF2D(width, height, count)
-        field.setUnaryEnergy(-guess.clamp_min(1e-5).log().view(count, -1).numpy())
-        field.addPairwiseGaussian(sxy=1, compat=3)
-        field.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.ascontiguousarray(image), compat=4)
-        found.append(np.array(field.inference(10)).argmax(0).reshape(height, width))
-    return found
+    count, height, width = guess.shape
+    field = DenseCRF2D(width, height, count)
+    field.setUnaryEnergy(-guess.clamp_min(1e-5).log().view(count, -1).numpy())
+    field.addPairwiseGaussian(sxy=1, compat=3)
+    field.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.ascontiguousarray(image), compat=4)
+    return np.array(field.inference(10)).argmax(0).reshape(height, width)
 
 
-def agreement(these: list[np.ndarray], those: list[np.ndarray]) -> float:
-    return float(np.mean([(one == other).mean() for one, other in zip(these, those, strict=True)]))
+def agreement(these: list[np.ndarray], those: list[np.ndarray]) -> str:
+    """Share of equal labels: mean over the images, and the worst of them."""
+    shares = [100 * (one == other).mean() for one, other in zip(these, those, strict=True)]
+    return f"{np.mean(shares):.2f} % (worst {min(shares):.2f} %)"
 
 
 def photographs(folder: Path | None, width: int, height: int, count: int) -> list[np.ndarray]:

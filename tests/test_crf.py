@@ -2,6 +2,12 @@
 
 import inspect
 import math
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +17,24 @@ from vpl import crf
 from vpl.crf import dense_crf
 from vpl.errors import ConfigError, DataError
 
+PATHS = ["numba", "torch"]
 SIZES = [(1, 1), (1, 9), (7, 1), (2, 2), (11, 13), (24, 17)]
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    """Tests that ask for it run through the compiled kernels and through torch."""
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    else:
+        monkeypatch.setattr(crf, "_compiled", lambda: None)
+    return request.param
+
+
+@pytest.fixture
+def small_cells(monkeypatch):
+    """Mode "fast" uses cells on images of every size."""
+    monkeypatch.setattr(crf, "FAST_PIXELS", 0)
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -120,7 +143,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("labels", [1, 2, 3])
-def test_agrees_with_a_lattice_of_dictionaries(size, labels):
+def test_agrees_with_a_lattice_of_dictionaries(path, size, labels):
     image, probabilities = photograph(*size), guesses(labels, *size)
     for rounds in (1, 5):
         expected = brute_force(lattice_kernel, image, probabilities, rounds)
@@ -160,7 +183,7 @@ def test_is_close_to_true_gaussian_kernels():
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("size", [*SIZES, (45, 62)])
 @pytest.mark.parametrize("labels", [1, 2, 5])
-def test_rows_sum_to_one_in_both_modes(mode, size, labels):
+def test_rows_sum_to_one_in_both_modes(small_cells, mode, size, labels):
     found = dense_crf(photograph(*size), guesses(labels, *size), mode=mode)
     assert found.shape == (labels, *size)
     assert found.min() >= 0
@@ -168,7 +191,7 @@ def test_rows_sum_to_one_in_both_modes(mode, size, labels):
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_nothing_moves_with_no_rounds_or_no_kernels(mode):
+def test_nothing_moves_with_no_rounds_or_no_kernels(small_cells, mode):
     image, probabilities = photograph(9, 14), guesses(3, 9, 14)
     for found in (
         dense_crf(image, 2.5 * probabilities, rounds=0, mode=mode),
@@ -177,7 +200,7 @@ def test_nothing_moves_with_no_rounds_or_no_kernels(mode):
         torch.testing.assert_close(found, probabilities)
 
 
-def test_a_weight_of_zero_leaves_its_kernel_out():
+def test_a_weight_of_zero_leaves_its_kernel_out(path):
     image, probabilities = photograph(11, 12), guesses(2, 11, 12)
     for gaussian, bilateral in ((0, 4), (3, 0)):
         expected = brute_force(lattice_kernel, image, probabilities, 4, (1.1, gaussian), (67, 3, bilateral))
@@ -188,7 +211,7 @@ def test_a_weight_of_zero_leaves_its_kernel_out():
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_labels_can_change_places(mode):
+def test_labels_can_change_places(small_cells, mode):
     image, probabilities = photograph(20, 31), guesses(4, 20, 31)
     order = torch.tensor([2, 0, 3, 1])
     torch.testing.assert_close(
@@ -197,14 +220,14 @@ def test_labels_can_change_places(mode):
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_the_same_guess_everywhere_on_a_constant_image_stays_uniform_over_labels(mode):
+def test_the_same_guess_everywhere_on_a_constant_image_stays_uniform_over_labels(small_cells, mode):
     image = np.full((12, 15, 3), 77, np.uint8)
     found = dense_crf(image, torch.full((3, 12, 15), 1 / 3), mode=mode)
     torch.testing.assert_close(found, torch.full((3, 12, 15), 1 / 3))
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])
-def test_an_edge_of_the_photograph_becomes_the_edge_of_the_labels(mode):
+def test_an_edge_of_the_photograph_becomes_the_edge_of_the_labels(small_cells, mode):
     image = np.zeros((36, 48, 3), np.uint8)
     image[:, 27:] = 255
     p = torch.full((36, 48), 0.8)
@@ -213,7 +236,7 @@ def test_an_edge_of_the_photograph_becomes_the_edge_of_the_labels(mode):
     assert (found.argmax(0)[:, :26] == 0).all() and (found.argmax(0)[:, 28:] == 1).all()
 
 
-def test_fast_gives_nearly_the_labels_of_exact():
+def test_fast_gives_nearly_the_labels_of_exact(small_cells):
     image = photograph(160, 213)
     coarse = guesses(3, 10, 14, strength=2.0)
     probabilities = torch.nn.functional.interpolate(coarse[None], size=(160, 213), mode="bilinear")[0]
@@ -222,22 +245,79 @@ def test_fast_gives_nearly_the_labels_of_exact():
     assert (exact == fast).float().mean() > (exact == probabilities.argmax(0)).float().mean()
 
 
-def test_fast_treats_odd_sizes_like_the_next_even_one_with_its_last_pixels_repeated():
+def test_fast_is_exact_on_small_images():
+    image, probabilities = photograph(96, 128), guesses(3, 96, 128)
+    assert torch.equal(dense_crf(image, probabilities, mode="fast"), dense_crf(image, probabilities))
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("labels", [1, 2, 4, 5, 9])
+def test_both_paths_give_the_same_labels(monkeypatch, small_cells, mode, labels):
+    pytest.importorskip("numba")
+    for size in ((1, 3), (37, 41), (70, 101), (160, 213)):
+        image, probabilities = photograph(*size, seed=labels), guesses(labels, *size, seed=labels)
+        compiled = dense_crf(image, probabilities, mode=mode)
+        with monkeypatch.context() as patch:
+            patch.setattr(crf, "_compiled", lambda: None)
+            torches = dense_crf(image, probabilities, mode=mode)
+        assert torch.equal(compiled.argmax(0), torches.argmax(0))
+        torch.testing.assert_close(compiled, torches, atol=1e-4, rtol=0)
+
+
+def test_threads_at_once_give_what_one_gives():
+    images = [photograph(40, 50 + seed % 3, seed) for seed in range(12)]
+    maps = [guesses(3, *image.shape[:2], seed) for seed, image in enumerate(images)]
+    alone = [dense_crf(*pair) for pair in zip(images, maps, strict=True)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(dense_crf, images, maps))
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def test_where_nothing_can_be_kept_on_disk_the_kernels_are_compiled_again(tmp_path):
+    pytest.importorskip("numba")
+    source = Path(crf.__file__).parent.parent
+    shutil.copytree(source / "vpl", tmp_path / "vpl", ignore=shutil.ignore_patterns("__pycache__"))
+    program = (
+        "import numba.core.caching as caching\n"
+        "caching.CacheImpl._locator_classes = []\n"
+        "from vpl import lattice\n"
+        "print(lattice.__file__, lattice._exp(-1.0))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    path, value = found.stdout.split()
+    assert Path(path).is_relative_to(tmp_path) and abs(float(value) - math.exp(-1)) < 1e-6
+
+
+def test_without_numba_torch_does_it():
+    program = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import numpy as np, torch; from vpl import crf\n"
+        "assert crf._compiled() is None\n"
+        "print(crf.dense_crf(np.zeros((4, 5, 3), np.uint8), torch.full((2, 4, 5), 0.5)).sum().item())"
+    )
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(found.stdout) == pytest.approx(20)
+
+
+def test_fast_treats_odd_sizes_like_the_next_even_one_with_its_last_pixels_repeated(small_cells):
     image, probabilities = photograph(13, 15), guesses(3, 13, 15)
     padded = torch.nn.functional.pad(probabilities, (0, 1, 0, 1), mode="replicate")
     expected = dense_crf(np.pad(image, ((0, 1), (0, 1), (0, 0)), mode="edge"), padded, mode="fast")
     torch.testing.assert_close(dense_crf(image, probabilities, mode="fast"), expected[:, :13, :15])
 
 
-def test_gives_the_same_bits_twice_and_with_a_cold_cache():
+def test_gives_the_same_bits_twice_and_with_a_cold_cache(path):
     image, probabilities = photograph(33, 27), guesses(3, 33, 27)
     first = dense_crf(image, probabilities)
     assert torch.equal(first, dense_crf(image, probabilities))
-    crf._smoothness.cache_clear()
+    (crf._compiled() or crf)._smoothness.cache_clear()
     assert torch.equal(first, dense_crf(image, probabilities))
 
 
-def test_its_arguments_stay_as_they_were():
+def test_its_arguments_stay_as_they_were(small_cells):
     image, probabilities = torch.from_numpy(photograph(8, 9)), guesses(2, 8, 9)
     before = image.clone(), probabilities.clone()
     for mode in ("exact", "fast"):
@@ -313,7 +393,7 @@ WITH_NAN[1, 2, 3] = math.nan
         ({"mode": "slow"}, ConfigError, "'slow'.*exact, fast"),
     ],
 )
-def test_says_what_came_what_was_expected_and_what_to_do(change, error, words):
+def test_says_what_came_what_was_expected_and_what_to_do(path, change, error, words):
     without_shape_checks = inspect.unwrap(dense_crf)
     with pytest.raises(error, match=words) as caught:
         without_shape_checks(**(GOOD | change))

@@ -5,6 +5,8 @@
 METHOD.md section 4, after Krähenbühl and Koltun, NIPS 2011. K_m are Gaussian kernels between all pairs of pixels: one
 over position alone (smoothness), one over position and colour (appearance). Labels that differ cost the same whichever
 they are (Potts). K_m is applied on the permutohedral lattice (Adams, Baek and Davis 2010): splat, blur, slice.
+Where numba is installed, tensors on the CPU go through its compiled kernels (`vpl.lattice`), one core an image; all
+others through torch, with the same labels.
 
 Letters: C labels, H W pixels, N = H·W, d features of a pixel, D = d + 1 corners of a simplex and blur directions,
 M lattice points that are a corner of some pixel's simplex, E entries of a sparse matrix.
@@ -15,6 +17,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -22,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from vpl.config import FAST_CELL, FAST_COLOUR, FAST_STILL, PROBABILITY_FLOOR
+from vpl.config import FAST_CELL, FAST_COLOUR, FAST_PIXELS, FAST_SMOOTH, PROBABILITY_FLOOR
 from vpl.errors import ConfigError, DataError
 
 CACHED_KERNELS = 4  # image sizes whose smoothness kernel is kept, about 150 bytes a pixel each
@@ -53,7 +56,8 @@ def dense_crf(
         bilateral_sigma: σ of the appearance kernel's position, pixels.
         bilateral_color: σ of the appearance kernel's colour, levels of 255.
         bilateral_weight: its weight; 0 leaves the kernel out.
-        mode: "exact": every pixel on the lattice; "fast": cells of 2 x 2 pixels, nearly the same labels.
+        mode: "exact": every pixel on the lattice; "fast": cells of 2 x 2 pixels, nearly the same labels, but exact for
+            images of fewer than 256 x 256 pixels.
 
     Returns:
         float32 on the device of `probabilities`; sums to 1 over C.
@@ -77,20 +81,15 @@ def dense_crf(
         if not rounds or not (gaussian_weight or bilateral_weight):
             return log_p.softmax(0)
         H, W = image.shape[1:]
-        if mode == "exact":
-            smoothness = _smoothness(H, W, gaussian_sigma, image.device) if gaussian_weight else None
-            appearance = _appearance(image, bilateral_sigma, bilateral_color) if bilateral_weight else None
-            message = _mean_field(log_p, rounds, smoothness, gaussian_weight, appearance, bilateral_weight)
+        if mode == "exact" or H * W < FAST_PIXELS:
+            gaussian = (float(gaussian_sigma), float(gaussian_weight))
+            bilateral = (float(bilateral_sigma), float(bilateral_color), float(bilateral_weight))
+            message = _mean_field(image, log_p, rounds, gaussian, bilateral)
         else:
             cells = F.avg_pool2d(torch.cat([image, log_p]), FAST_CELL, ceil_mode=True, count_include_pad=False)
-            cell_image, cell_log_p = cells[:3], cells[3:].contiguous()
-            h, w = cells.shape[1:]
-            smoothness = _Separable.of(h, w, gaussian_sigma / FAST_CELL, image.device) if gaussian_weight else None
-            position, colour = bilateral_sigma / FAST_CELL, bilateral_color * FAST_COLOUR
-            appearance = _appearance(cell_image, position, colour) if bilateral_weight else None
-            message = _mean_field(
-                cell_log_p, rounds, smoothness, gaussian_weight, appearance, bilateral_weight, still=FAST_STILL
-            )
+            gaussian = (gaussian_sigma * FAST_SMOOTH / FAST_CELL, float(gaussian_weight))
+            bilateral = (bilateral_sigma / FAST_CELL, bilateral_color * FAST_COLOUR, float(bilateral_weight))
+            message = _mean_field(cells[:3], cells[3:], rounds, gaussian, bilateral)
             message = F.interpolate(message[None], scale_factor=FAST_CELL, mode="bilinear")[0, :, :H, :W]
         return message.add(log_p).softmax(0)
 
@@ -155,29 +154,48 @@ def _name(tensor: Tensor) -> str:
 
 
 def _mean_field(
+    image: Float[Tensor, "3 H W"],
     log_p: Float[Tensor, "C H W"],
     rounds: int,
-    smoothness: _Lattice | _Separable | None,
-    smoothness_weight: Number,
-    appearance: _Lattice | None,
-    appearance_weight: Number,
-    still: float = 0.0,
+    gaussian: tuple[float, float],
+    bilateral: tuple[float, float, float],
 ) -> Float[Tensor, "C H W"]:
-    """Σ_m w_m n_m K_m (n_m Q) of the last round. Stops before when Q moves less than `still` on average."""
-    kernels = [(smoothness_weight, smoothness), (appearance_weight, appearance)]
-    kernels = [(weight, kernel) for weight, kernel in kernels if kernel is not None]
-    Q = log_p.softmax(0)
+    """Σ_m w_m n_m K_m (n_m Q) of the last round, by numba where that is possible.
+
+    Args:
+        image: colours, levels of 255.
+        log_p: unary logarithms.
+        rounds: at least 1.
+        gaussian: σ and weight of the smoothness kernel.
+        bilateral: σ of position, σ of colour and weight of the appearance kernel.
+    """
+    compiled = _compiled() if log_p.device.type == "cpu" else None
+    if compiled:
+        planes = image.contiguous().numpy(), log_p.contiguous().numpy()
+        return torch.from_numpy(compiled.mean_field(*planes, rounds, gaussian, bilateral))
+    H, W = image.shape[1:]
+    kernels = []
+    if gaussian[-1]:
+        kernels.append((gaussian[-1], _smoothness(H, W, gaussian[0], image.device)))
+    if bilateral[-1]:
+        kernels.append((bilateral[-1], _appearance(image, *bilateral[:-1])))
     message = torch.zeros_like(log_p)
-    for last in range(rounds - 1, -1, -1):
+    for _ in range(rounds):
+        Q = message.add(log_p).softmax(0)
         message.zero_()
         for weight, kernel in kernels:
             message.add_(kernel(Q), alpha=weight)
-        if not last:
-            break
-        before, Q = Q, message.add(log_p).softmax(0)
-        if still and (Q - before).abs_().mean() < still:
-            break
     return message
+
+
+@functools.cache
+def _compiled() -> ModuleType | None:
+    """`vpl.lattice`, or None without numba."""
+    try:
+        from vpl import lattice
+    except ImportError:
+        return None
+    return lattice
 
 
 def _appearance(image: Float[Tensor, "3 H W"], position: Number, colour: Number) -> _Lattice:
@@ -197,33 +215,6 @@ def _grid(H: int, W: int, device: torch.device) -> Float[Tensor, "2 H W"]:
     x = torch.arange(W, dtype=torch.float32, device=device)
     y = torch.arange(H, dtype=torch.float32, device=device)
     return torch.stack([x.expand(H, W), y[:, None].expand(H, W)])
-
-
-@dataclass(frozen=True)
-class _Separable:
-    """n K n of the kernel over position alone, as sums of shifted rows and columns; for narrow kernels."""
-
-    taps: tuple[float, ...]
-    norm: Float[Tensor, "1 H W"]
-
-    @classmethod
-    def of(cls, H: int, W: int, sigma: Number, device: torch.device) -> _Separable:
-        taps = tuple(math.exp(-0.5 * (shift / sigma) ** 2) for shift in range(1, 1 + math.ceil(3 * sigma)))
-        ones = torch.ones(1, H, W, device=device)
-        return cls(taps, cls(taps, ones)._blur(ones).rsqrt_())
-
-    def __call__(self, Q: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-        return self._blur(Q * self.norm).mul_(self.norm)
-
-    def _blur(self, Q: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
-        for side in (1, 2):
-            blurred = Q.clone()
-            for shift, tap in enumerate(self.taps[: Q.shape[side] - 1], start=1):
-                length = Q.shape[side] - shift
-                blurred.narrow(side, shift, length).add_(Q.narrow(side, 0, length), alpha=tap)
-                blurred.narrow(side, 0, length).add_(Q.narrow(side, shift, length), alpha=tap)
-            Q = blurred
-        return Q
 
 
 @dataclass(frozen=True)
@@ -296,7 +287,7 @@ def _simplices(features: Float[Tensor, "d N"]) -> tuple[Int[Tensor, "D N"], Floa
     below = features.new_zeros(N)
     for j in range(d, 0, -1):
         scaled = features[j - 1] * math.sqrt(2 / 3 / (j * (j + 1)))
-        torch.sub(below, scaled, alpha=j, out=elevated[j])
+        torch.sub(below, scaled * j, out=elevated[j])  # rounded twice, as every other implementation does
         below += scaled
     elevated[0] = below
 
