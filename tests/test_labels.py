@@ -75,3 +75,38 @@ def test_a_region_is_where_its_seed_is_above_phi():
     cam = torch.tensor([[[0.9, 0.5, 0.1]], [[0.0, 0.6, 0.1]]])
     masks = labels._region_masks(cam, PrototypeConfig(phi=0.5, background_phi=0.2))
     assert masks.tolist() == [[[True, False, False]], [[False, True, False]], [[False, False, True]]]
+
+
+def test_portions_halve_and_remember():
+    """Memory for three: a batch of eight becomes four, then two and two; the next one starts with two."""
+    portions, tried = labels.Portions(), []
+
+    def work(views):
+        tried.append(len(views))
+        if len(views) > 3:
+            raise RuntimeError("MPS backend out of memory")
+        return list(views)
+
+    views = [view(tags=(number,)) for number in range(8)]
+    parts = list(portions.each(views, work))
+    assert tried == [8, 4, 2, 2, 2, 2] and [one for _, part in parts for one in part] == views
+    assert [(part.start, part.stop) for part, _ in parts] == [(0, 2), (2, 4), (4, 6), (6, 8)]
+    assert [part for part, _ in portions.each(views[:3], work)] == [slice(0, 2), slice(2, 3)]
+
+
+def test_only_one_that_does_not_fit_alone_is_left_out():
+    def work(views):
+        if len(views) > 1 or views[0].tags == (1,):
+            raise MemoryError
+        return views[0].tags
+
+    found = list(labels.Portions().each([view(tags=(number,)) for number in range(3)], work))
+    assert found == [(slice(0, 1), (0,)), (slice(1, 2), None), (slice(2, 3), (2,))]
+
+
+def test_other_errors_of_the_encoder_are_not_hidden():
+    def work(views):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError, match="mat1"):
+        list(labels.Portions().each([view(), view()], work))

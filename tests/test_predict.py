@@ -15,10 +15,11 @@ from PIL import Image
 
 import training_case as case
 from vpl import crf, images, predict, train
+from vpl.clip import FrozenClip
 from vpl.config import PredictConfig
 from vpl.datasets import Sample
 from vpl.errors import ConfigError, DataError, ModelError
-from vpl.predict import SINGLE, Protocol
+from vpl.predict import SINGLE, Protocol, predict_folder
 
 FULL = Protocol((0.75, 1.0), flip=True, crf=True)
 
@@ -295,3 +296,38 @@ def test_labels_at_another_size_are_the_argmax_of_the_resized_shares():
     shares = torch.rand(6, 5, 7, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(shares[None], (23, 17), mode="bilinear", align_corners=False)[0].argmax(0)
     assert np.array_equal(predict._labels(shares, (23, 17)), expected.numpy())
+
+
+def test_out_of_memory_looks_at_the_mirror_image_by_itself(predictor, monkeypatch, caplog):
+    protocol = Protocol(flip=True)
+    together = predictor.predict(picture(), True, protocol)[1]
+
+    def encode(clip, pixels, *given, real=FrozenClip.encode, **named):
+        if len(pixels) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(clip, pixels, *given, **named)
+
+    monkeypatch.setattr(FrozenClip, "encode", encode)
+    monkeypatch.setattr(predictor, "_views_at_once", 2)
+    labels, apart = predictor.predict(picture(), True, protocol)
+    np.testing.assert_allclose(apart, together, atol=1e-5)
+    assert (predictor.predict(picture(), protocol=protocol) == labels).all()
+    assert len([record for record in caplog.records if "mirror image" in record.getMessage()]) == 1
+
+
+def test_an_image_that_fits_in_no_memory_is_skipped_and_told(predictor, tmp_path, monkeypatch):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, width in (("large", 96), ("small", 40)):
+        Image.fromarray(picture(40, width)).save(folder / f"{name}.png")
+
+    def encode(clip, pixels, *given, real=FrozenClip.encode, **named):
+        if pixels.shape[3] > 48:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(clip, pixels, *given, **named)
+
+    monkeypatch.setattr(FrozenClip, "encode", encode)
+    monkeypatch.setattr(predictor, "_views_at_once", 2)
+    failures = list(predict_folder(predictor, folder, tmp_path / "out", Protocol(flip=True)))
+    assert [name for name, _ in failures] == ["large.png"] and "too small for this image at 40 x 96" in failures[0][1]
+    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["small.png"]

@@ -8,18 +8,22 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from vpl import scenes
+from vpl import labels, scenes
+from vpl.clip import FrozenClip
 from vpl.config import preset
 from vpl.errors import ConfigError, RunError
 from vpl.images import read_mask
-from vpl.run import MAP_ROWS, Run, dataset_of
+from vpl.run import AHEAD, MAP_ROWS, Run, dataset_of
 
 IMAGES = 10
 
@@ -138,6 +142,90 @@ def test_kill_and_start_again(tree, finished, tmp_path):
 
 def files_of_any(folder: Path) -> list[Path]:
     return [*folder.glob("seeds/*/*.png"), *folder.glob("labels/*.png"), *folder.glob("regions/*.safetensors")]
+
+
+def test_bytes_depend_on_neither_workers_nor_cores(tree, finished, tmp_path, monkeypatch):
+    """Every thread of a stage computes on one core, for torch's results may depend on how many there are."""
+    seen = []
+    for name in ("encode", "label_map", "pseudo_mask"):
+        real = getattr(labels, name)
+        spied = lambda *given, real=real: seen.append(torch.get_num_threads()) or real(*given)  # noqa: E731
+        monkeypatch.setattr(labels, name, spied)
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("seeds", "labels"))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with Run(tmp_path / "run", config_of(tree), image_workers=3) as run:
+            run.labels()
+        assert torch.get_num_threads() == 2 and set(seen) == {1}
+    finally:
+        torch.set_num_threads(before)
+    assert files_of(tmp_path / "run") == files_of(finished)
+
+
+def test_the_record_tells_the_time_of_each_part(finished):
+    stages = json.loads((finished / "run.json").read_text())["stages"]
+    assert set(stages["prototypes"]["parts"]) == {"read", "encode", "seeds", "regions", "write", "learn"}
+    assert set(stages["pseudo-masks"]["parts"]) == {"read", "encode", "seeds", "refine", "upsample", "crf", "write"}
+    for stage in stages.values():
+        assert all(seconds >= 0 for seconds in stage["parts"].values())
+        assert set(stage["busy"]) == {"reading", "encoding", "finishing", "cores"}
+        assert all(0 <= stage["busy"][kind] <= 1 for kind in ("reading", "encoding", "finishing"))
+
+
+def test_reading_waits_for_a_slow_encoder(tree, tmp_path, monkeypatch):
+    """So memory does not grow with the data set."""
+    began, go_on = [], threading.Event()
+    monkeypatch.setattr(Run, "view", lambda run, sample, real=Run.view: began.append(sample) or real(run, sample))
+    monkeypatch.setattr(labels, "encode", lambda *given, real=labels.encode: go_on.wait(60) and real(*given))
+    with (
+        Run(tmp_path / "run", config_of(tree, **{"clip.batch": 1}), image_workers=1) as run,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        ended = pool.submit(run.labels)
+        count = -1
+        while len(began) != count:
+            count = len(began)
+            time.sleep(0.3)
+        go_on.set()
+        ended.result()
+    assert 1 <= count <= 2 + AHEAD < IMAGES
+    assert len(list((tmp_path / "run" / "labels").iterdir())) == IMAGES
+
+
+def short_of_memory(monkeypatch, fits) -> None:
+    """An encoder that has memory for inputs (N, 3, H, W) that `fits` alone."""
+
+    def encode(clip, pixels, *given, real=FrozenClip.encode, **named):
+        if not fits(pixels):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(clip, pixels, *given, **named)
+
+    monkeypatch.setattr(FrozenClip, "encode", encode)
+
+
+def test_out_of_memory_makes_the_results_of_a_smaller_batch(tree, tmp_path, monkeypatch, caplog):
+    with Run(tmp_path / "small", config_of(tree, **{"clip.batch": 2})) as run:
+        run.labels()
+    short_of_memory(monkeypatch, lambda pixels: len(pixels) <= 2)
+    with Run(tmp_path / "large", config_of(tree, **{"clip.batch": 4})) as run:
+        run.labels()
+        assert not run.failures
+    small, large = (
+        {n: b for n, b in files_of(tmp_path / one).items() if "regions" not in n} for one in ("small", "large")
+    )
+    assert len(small) > IMAGES and small == large
+    told = [record.getMessage() for record in caplog.records if "memory is too small" in record.getMessage()]
+    assert len(told) == 1 and "going on with 2" in told[0]
+
+
+def test_an_image_that_fits_in_no_memory_is_skipped_and_told(tree, tmp_path, monkeypatch):
+    short_of_memory(monkeypatch, lambda pixels: pixels.shape[2] < 64)
+    with Run(tmp_path / "run", config_of(tree)) as run:
+        run.labels()
+        reasons = [failure.reason for failure in run.failures.values()]
+    assert len(reasons) == IMAGES - 2 and len(list((tmp_path / "run" / "labels").iterdir())) == 2
+    assert all("64 x 64 pixels, even alone; lower clip.max_side" in reason for reason in reasons)
 
 
 def test_another_configuration_is_refused_by_name(tree, finished):

@@ -10,8 +10,11 @@ Tensors and arrays in, tensors and arrays out: this module opens no file and nev
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +23,14 @@ from torch import Tensor
 
 from vpl import crf, images, prototypes, refine
 from vpl.classes import IGNORE
-from vpl.clip import Features, FrozenClip
-from vpl.config import Config, CrfConfig, LabelConfig, PrototypeConfig, RefineConfig
+from vpl.clip import Features, FrozenClip, out_of_memory
+from vpl.config import ClipConfig, Config, CrfConfig, LabelConfig, PrototypeConfig, RefineConfig
 from vpl.errors import DataError
+from vpl.machine import Clock
 from vpl.seeds import seeds
+
+log = logging.getLogger("vpl")
+T = TypeVar("T")
 
 BACKGROUND_REGION = -1
 """The class number of a background region's embedding."""
@@ -37,11 +44,13 @@ class View:
         image: RGB, 0 to 255, at most `max_side` pixels long.
         tags: K different class numbers, from 0.
         size: height and width of the photograph on disk, in pixels: the size of its masks.
+        pixels: the encoder's input, where `prepared` has made it.
     """
 
     image: UInt8[np.ndarray, "H W 3"]
     tags: tuple[int, ...]
     size: tuple[int, int]
+    pixels: Float[Tensor, "3 height width"] | None = None
 
 
 @dataclass(frozen=True)
@@ -62,16 +71,63 @@ class Regions:
     tag_ranks: Float[Tensor, " views"]
 
 
+def prepared(clip: FrozenClip, view: View, config: ClipConfig) -> View:
+    """The view with its `pixels`, so that they are made in the thread that reads."""
+    scale = images.encoder_scale(*view.image.shape[:2], clip.patch, config.scale, config.max_patches)
+    return replace(view, pixels=images.to_pixels(view.image, clip.patch, clip.mean, clip.std, scale))
+
+
 def encode(clip: FrozenClip, views: Sequence[View], config: Config) -> Features:
     """One pass of the frozen encoder over views whose patch grids are equal."""
-    limits = clip.patch, config.clip.scale, config.clip.max_patches
-    pixels = [
-        images.to_pixels(
-            view.image, clip.patch, clip.mean, clip.std, images.encoder_scale(*view.image.shape[:2], *limits)
-        )
-        for view in views
-    ]
-    return clip.encode(torch.stack(pixels), attention_blocks=config.clip.attention_blocks)
+    ready = [view if view.pixels is not None else prepared(clip, view, config.clip) for view in views]
+    return clip.encode(torch.stack([view.pixels for view in ready]), attention_blocks=config.clip.attention_blocks)
+
+
+class Portions:
+    """Batches in portions that fit into the device's memory.
+
+    A batch for which it runs out is halved, and so are later ones of that image size from the start. One warning says
+    so. The results are those of a smaller batch.
+    """
+
+    def __init__(self):
+        self._most: dict[tuple[int, int], int] = {}
+        self._lock = threading.Lock()
+
+    def each(self, views: Sequence[View], work: Callable[[Sequence[View]], T]) -> Iterator[tuple[slice, T | None]]:
+        """Portions of the views, in order, with their results; None for one view that does not fit even alone."""
+        first = 0
+        while first < len(views):
+            size = views[first].image.shape[:2]
+            part = slice(first, min(len(views), first + self._most.get(size, len(views))))
+            result = _unless_out_of_memory(work, views[part])
+            alone = part.stop - part.start == 1
+            if result is None and not alone:
+                self._halve(size, part.stop - part.start)
+                continue
+            yield part, result
+            first = part.stop
+
+    def _halve(self, size: tuple[int, int], count: int) -> None:
+        with self._lock:
+            if not self._most:
+                log.warning(
+                    "the device's memory is too small for %d images of %d x %d pixels at once; going on with %d. "
+                    "A smaller clip.batch avoids the detour.", count, *size, count // 2
+                )  # fmt: skip
+            self._most[size] = count // 2
+
+
+def _unless_out_of_memory(work: Callable[[Sequence[View]], T], views: Sequence[View]) -> T | None:
+    """The result, or None; by the time this returns, what the failed attempt held is free again."""
+    try:
+        return work(views)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def seed_maps(
@@ -311,6 +367,7 @@ class Labeller:
         text: text prototypes, the classes' rows first, on the device of `clip`.
         vision: vision prototypes, or None where `prototypes.kind` is text.
         classes: number of foreground classes.
+        clock: counts the seconds of encode, seeds, refine, upsample and crf.
     """
 
     clip: FrozenClip
@@ -318,27 +375,34 @@ class Labeller:
     vision: Float[Tensor, "P D"] | None
     classes: int
     config: Config
+    clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def maps(self, views: Sequence[View]) -> list[dict[str, Float[Tensor, "_ h w"]]]:
         """For each view, whose patch grids are equal, its maps on the CPU: text, vision (if any) and refined seeds."""
-        features, kind = encode(self.clip, views, self.config), self.config.seeds.kind
-        cams = {
-            "text": seed_maps(self.clip, features, views, self.text, self.classes, self.clip.logit_scale, kind),
-        }
-        last = cams["text"]
-        if self.vision is not None:
-            scale = 1 / self.config.prototypes.image_temperature
-            last = cams["vision"] = seed_maps(self.clip, features, views, self.vision, self.classes, scale, kind)
-        cams["refined"] = refine_maps(features, last, self.config.refine)
-        return [{name: cam[place].cpu() for name, cam in cams.items()} for place in range(len(views))]
+        kind = self.config.seeds.kind
+        with self.clock("encode"):
+            features = encode(self.clip, views, self.config)
+        with self.clock("seeds"):
+            cams = {
+                "text": seed_maps(self.clip, features, views, self.text, self.classes, self.clip.logit_scale, kind),
+            }
+            last = cams["text"]
+            if self.vision is not None:
+                scale = 1 / self.config.prototypes.image_temperature
+                last = cams["vision"] = seed_maps(self.clip, features, views, self.vision, self.classes, scale, kind)
+        with self.clock("refine"):
+            cams["refined"] = refine_maps(features, last, self.config.refine)
+            return [{name: cam[place].cpu() for name, cam in cams.items()} for place in range(len(views))]
 
     def masks(
         self, view: View, maps: dict[str, Float[Tensor, "_ h w"]], pseudo: bool
     ) -> dict[str, UInt8[np.ndarray, "height width"]]:
         """Label maps of `maps` at `view.size` by name; with `pseudo`, also "crf" and "labels" (the pseudo-mask)."""
         found = {}
-        for name, cam in maps.items():
-            found[name], scores = label_map(cam, view, self.config.labels.background_exponent)
+        with self.clock("upsample"):
+            for name, cam in maps.items():
+                found[name], scores = label_map(cam, view, self.config.labels.background_exponent)
         if pseudo:
-            found["crf"], found["labels"] = pseudo_mask(scores, view, self.config.labels, self.config.crf)
+            with self.clock("crf"):
+                found["crf"], found["labels"] = pseudo_mask(scores, view, self.config.labels, self.config.crf)
         return found

@@ -9,9 +9,14 @@ classes · h w patch grid · H W pixels. Labels: 0 background, c + 1 class c. Tr
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import io
+import itertools
+import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +28,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vpl import crf, images, sheet
-from vpl.clip import FrozenClip
+from vpl import crf, hub, images, sheet
+from vpl.clip import FrozenClip, out_of_memory
 from vpl.config import PredictConfig
 from vpl.datasets import Sample, image_files
 from vpl.decoder import CARD_FILE, WEIGHTS_FILE, Card, Decoder, Student, to_pixels
@@ -47,6 +52,10 @@ class Protocol:
     flip: bool = False
     crf: bool = False
 
+
+log = logging.getLogger("vpl")
+
+_AGAIN = "delete the folder network, then train the network again."
 
 SINGLE = Protocol()
 """The first protocol of METHOD.md 6: one scale, no flip, no CRF."""
@@ -71,6 +80,12 @@ class Predictor:
         self.card, self.classes = card, card.classes
         self.full = full_protocol(card.predict)
         self._head, self._clip, self._device = head.to(device).eval(), clip, device
+        self._views_at_once = 2
+
+    @property
+    def parts(self) -> tuple[Decoder | Student, FrozenClip | None]:
+        """The network, and the CLIP that it reads (None: a student needs none)."""
+        return self._head, self._clip
 
     def predict(
         self, image: Picture, probabilities: bool = False, protocol: Protocol = SINGLE
@@ -79,10 +94,31 @@ class Predictor:
 
         Without `probabilities`, no array of C+1 values per pixel is held at the image's own size.
 
+        Where the device's memory runs out, an image and its mirror image are looked at one after the other from then
+        on, and one warning says so.
+
         Raises:
-            DataError: the image can't be read, or is an array of another kind.
+            DataError: the image can't be read, is an array of another kind, or is too large for the device's memory.
         """
         pixels, size = _read(image, self.card.max_side)
+        while True:
+            try:
+                return self._predict(pixels, size, probabilities, protocol)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                alone = self._views_at_once == 1 or not protocol.flip
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if alone:
+                raise DataError(
+                    f"the memory of {self._device} is too small for this image at {pixels.shape[0]} x "
+                    f"{pixels.shape[1]} pixels; give it smaller, or take another --device."
+                )
+            log.warning("the device's memory is too small for an image and its mirror image; going on one by one.")
+            self._views_at_once = 1
+
+    def _predict(self, pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], probabilities: bool, protocol):
         shares = self._shares(pixels, protocol)
         if protocol.crf:
             there = torch.from_numpy(pixels).to(self._device)
@@ -100,7 +136,7 @@ class Predictor:
         for scale in protocol.scales:
             pixels = images.to_pixels(image, card.patch, card.mean, card.std, card.scale * scale)
             views = torch.stack([pixels, pixels.flip(-1)] if protocol.flip else [pixels]).to(self._device)
-            logits = self._logits(views)
+            logits = torch.cat([self._logits(part) for part in views.split(self._views_at_once)])
             for number, one in enumerate(logits):
                 own = one.flip(-1) if number else one
                 total += to_pixels(own[None], size)[0].softmax(dim=0)
@@ -138,36 +174,35 @@ class Predictor:
 
 
 def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: str = "auto") -> Predictor:
-    """A trained network from a run folder, or from the network folder inside it.
+    """A trained network from a run folder, the network folder inside it, or a folder that `vpl export --to hf` made.
 
     Args:
-        clip: the CLIP that the network was trained with, or where it lies now; default: the name that was saved.
+        clip: the CLIP that the network was trained with, or where it lies now; default: the name that was saved. An
+            exported folder carries its own, and `clip` is not read.
         device: as for `FrozenClip.load`; a `FrozenClip` that is given stays where it is.
 
     Raises:
         ModelError: there is no network, it is damaged, or `clip` holds other weights than it was trained with.
     """
     folder = Path(path)
+    if hub.is_folder(folder):
+        card, head, own = hub.read(folder, device)
+        return Predictor(card, head, own, _device(device) if own is None else own.device)
     if not (folder / CARD_FILE).exists():
         folder = folder / NETWORK_FOLDER
     try:
         card = Card.from_json((folder / CARD_FILE).read_text(encoding="utf-8"))
         weights = load_file(folder / WEIGHTS_FILE)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ModelError(
             f"{path} holds no trained network ({type(error).__name__}: {error}); expected a run folder in which "
             "vpl train has finished."
         ) from error
-    except SafetensorError as error:
-        raise ModelError(f"the weights in {folder} are damaged ({error}); train the network again.") from error
-    head = card.empty_head()
-    try:
-        head.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ModelError(
-            f"the weights in {folder} don't fit its {CARD_FILE} ({str(error).splitlines()[0]}); "
-            "train the network again."
-        ) from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{folder / CARD_FILE} is damaged ({error}); {_AGAIN}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"the weights {folder / WEIGHTS_FILE} are damaged ({error}); {_AGAIN}") from error
+    head = card.head_of(weights, f"the weights {folder / WEIGHTS_FILE}", _AGAIN)
     if card.student is not None:
         return Predictor(card, head, None, _device(device))
     if not isinstance(clip, FrozenClip):
@@ -182,34 +217,47 @@ def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: 
 
 
 def evaluate(
-    predictor: Predictor, samples: Iterable[Sample], keep: Callable[[Sample, np.ndarray], None] | None = None
+    predictor: Predictor,
+    samples: Iterable[Sample],
+    keep: Callable[[Sample, np.ndarray], None] | None = None,
+    skip: Callable[[Sample, DataError], None] | None = None,
 ) -> Evaluation:
     """Both protocols over the samples that have a truth mask, one image in memory at a time.
 
     Args:
         keep: is given each sample with its label map of the second protocol.
+        skip: is given each sample that can't be used, and why; None: the first one ends the evaluation.
 
     Raises:
-        DataError: no sample has a mask, an image or mask can't be read, or their sizes differ.
+        DataError: no sample has a mask; without `skip`, an image or mask can't be read, or their sizes differ.
     """
     single, full = Confusion(len(predictor.classes) + 1), Confusion(len(predictor.classes) + 1)
-    count = 0
+    count, skipped = 0, None
     for sample in samples:
         if sample.mask is None:
             continue
-        truth = images.read_mask(sample.mask)
-        first = predictor.predict(sample.image)
-        if truth.shape != first.shape:
-            raise DataError(
-                f"the mask {sample.mask} has shape {truth.shape}, the image {sample.image} {first.shape}; "
-                "expected the same. Make the mask at the image's size."
-            )
-        single.update(truth, first)
-        second = predictor.predict(sample.image, protocol=predictor.full)
+        try:
+            truth = images.read_mask(sample.mask)
+            first = predictor.predict(sample.image)
+            if truth.shape != first.shape:
+                raise DataError(
+                    f"the mask {sample.mask} has shape {truth.shape}, the image {sample.image} {first.shape}; "
+                    "expected the same. Make the mask at the image's size."
+                )
+            second = predictor.predict(sample.image, protocol=predictor.full)
+            single.update(truth, first)
+        except DataError as error:
+            if skip is None:
+                raise
+            skip(sample, error)
+            skipped = skipped or error
+            continue
         full.update(truth, second)
         if keep is not None:
             keep(sample, second)
         count += 1
+    if skipped and not count:
+        raise DataError(f"no image with a truth mask could be used; the first: {skipped}")
     if count == 0:
         raise DataError("none of the images has a truth mask; expected at least one. Give data.masks.")
     return Evaluation(single, full, count)
@@ -236,16 +284,56 @@ def predict_folder(
     Images whose files are all there are passed over, so that a killed run goes on where it was.
 
     Raises:
-        DataError: the folder holds no images.
-        RunError: `out` can't be written.
+        DataError: the folder holds no images, or none that can be used.
+        RunError: `out` can't be written, or is the folder of the images.
     """
-    files, out = image_files(folder), Path(out)
+    (files, left_out), out = image_files(folder), Path(out)
     overlays = out / "overlays"
     try:
         (overlays if outputs.overlays else out).mkdir(parents=True, exist_ok=True)
+        same = out.samefile(folder)
     except OSError as error:
         raise RunError(f"{out} can't be made ({error.strerror}); name another folder.") from error
-    palette, stems = predictor.classes.palette(), set()
+    if same:
+        raise RunError(f"{out} is the folder of the images, where masks could take their names; name another folder.")
+    failed, first = 0, ""
+    with _shared(out):
+        for name, reason in itertools.chain(left_out, _each(predictor, files, out, protocol, outputs, progress)):
+            failed, first = failed + 1, first or f"{name}: {reason}"
+            yield name, reason
+    if failed == len(files) + len(left_out):
+        raise DataError(f"no image of {folder} could be used ({failed} skipped); the first: {first}")
+
+
+@contextlib.contextmanager
+def _shared(out: Path) -> Iterator[None]:
+    """Other processes may write into the folder too; one that is alone removes what a killed one left half written."""
+    try:
+        own = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{out} can't be opened ({error.strerror}); name another folder.") from error
+    try:
+        with contextlib.suppress(OSError):  # in use, or a file system without locks
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for partial in [*out.glob(f".*{images.PARTIAL}"), *out.glob(f"overlays/.*{images.PARTIAL}")]:
+                partial.unlink()
+        with contextlib.suppress(OSError):
+            fcntl.flock(own, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(own)
+
+
+def _each(
+    predictor: Predictor,
+    files: Sequence[Path],
+    out: Path,
+    protocol: Protocol,
+    outputs: Outputs,
+    progress: Callable[[Iterable, int, str], Iterable] | None,
+) -> Iterator[tuple[str, str]]:
+    """`predict_folder` over its files."""
+    palette, stems, overlays = predictor.classes.palette(), set(), out / "overlays"
     for file in progress(files, len(files), "predict") if progress else files:
         if file.stem in stems:
             yield file.name, "another image of this folder has the same name but for its suffix; rename one."

@@ -13,6 +13,7 @@ and writes the same bytes. Truth masks are opened in `evaluate` and nowhere else
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -20,10 +21,12 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,16 +34,19 @@ from torch import Tensor
 from vpl import images, labels, predict, prototypes, scenes, train
 from vpl.classes import ClassSet
 from vpl.clip import FrozenClip
-from vpl.config import Config, DataConfig
+from vpl.config import ClipConfig, Config, DataConfig
 from vpl.datasets import Dataset, Sample, open_dataset
-from vpl.errors import ConfigError, RunError, VplError
+from vpl.errors import ConfigError, DataError, RunError, VplError
+from vpl.machine import Clock, cores
 from vpl.metrics import Confusion
 from vpl.runfolder import (
     STAGE_FOLDERS,
     RunFolder,
     log,
     read_json,
-    read_tensors,
+    read_map,
+    read_prototypes,
+    read_regions,
     scores_of,
     versions,
     write_json,
@@ -52,6 +58,19 @@ WINDOW = 32
 
 ATTENTION_CELLS = 2**25
 """A batch holds at most this many cells of attention (its images times the square of their patches), or one image."""
+
+AHEAD = 2
+"""Batches that are read, or wait to be finished, beside those that are being encoded."""
+
+CUDA_LANES = 2
+"""Batches in the encoder at once on a CUDA device: one computes while the host prepares the other."""
+
+PARTS = {
+    "reading": ("read",),
+    "encoding": ("encode", "seeds", "refine", "regions"),
+    "finishing": ("upsample", "crf", "write"),
+}
+"""The three kinds of threads of a stage, and the parts of the work that each does."""
 
 CHANCE_RANK = 0.6
 """Mean tag rank below which a CLIP is said not to know the photographs; guessing gives 0.5."""
@@ -74,10 +93,59 @@ def silent(items: Iterable, total: int, words: str) -> Iterable:
 
 @dataclass(frozen=True)
 class Batch:
-    """Images that go through the encoder together: numbers into the list of samples, and their place in the plan."""
+    """Images that go through the encoder together: place in the plan, numbers into the list of samples, patch grid."""
 
     number: int
     members: tuple[int, ...]
+    grid: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Images of a batch that were encoded together: numbers into the list of samples, views, and what was computed."""
+
+    members: list[int]
+    views: list[labels.View]
+    result: Any
+
+
+def grid_of(image: Path | str, patch: int, config: ClipConfig) -> tuple[int, int]:
+    """(h, w), the patch grid of a photograph at the encoder, from its header.
+
+    Raises:
+        DataError: as `images.image_size`.
+    """
+    size = images.size_within(*images.image_size(image), config.max_side)
+    return images.patch_size_of(*size, patch, images.encoder_scale(*size, patch, config.scale, config.max_patches))
+
+
+def read_view(image: Path | str, tags: tuple[int, ...], config: ClipConfig) -> labels.View:
+    """One photograph as encoder and CRF see it; `tags` are class numbers.
+
+    Raises:
+        DataError: as `images.read_image`.
+    """
+    return labels.View(images.read_image(image, config.max_side), tags, images.image_size(image))
+
+
+def too_large(view: labels.View, clip: FrozenClip, config: ClipConfig) -> DataError:
+    """What to say of an image that does not fit into the device's memory."""
+    height, width = view.image.shape[:2]
+    return DataError(
+        f"the memory of {clip.device} is too small for this image at {height} x {width} pixels, even alone; "
+        f"lower clip.max_side (now {config.max_side}) or take another --device."
+    )
+
+
+def cut(grids: Mapping[int, tuple[int, int]], size: int) -> Iterator[tuple[int, ...]]:
+    """The batches of one window: of its members, by their patch grids, those of equal grids together in their order."""
+    groups: dict[tuple[int, int], list[int]] = {}
+    for member, grid in grids.items():
+        groups.setdefault(grid, []).append(member)
+    for (h, w), members in groups.items():
+        step = max(1, min(size, ATTENTION_CELLS // (h * w) ** 2))
+        for first in range(0, len(members), step):
+            yield tuple(members[first : first + step])
 
 
 class Run(RunFolder):
@@ -87,7 +155,8 @@ class Run(RunFolder):
         folder: made when it is absent.
         config: what to run. Values that a finished stage depended on can't change; later ones may.
         device: "auto", "cpu", "cuda" or "mps".
-        image_workers: threads that read images and compute CRFs.
+        image_workers: threads that read images, as many that finish them (CRF, writing), and on a CPU as many that
+            encode; default: the number of cores.
         progress: shows progress.
 
     Raises:
@@ -101,13 +170,14 @@ class Run(RunFolder):
         config: Config,
         *,
         device: str = "auto",
-        image_workers: int = 2,
+        image_workers: int | None = None,
         progress: Progress = silent,
     ):
         super().__init__(folder, config, leads=train.is_first_process())
         self.device = train.own_device(device)
-        self.image_workers = image_workers
+        self.image_workers = image_workers or cores()
         self.progress = progress
+        self._portions = labels.Portions()
         self._clip: FrozenClip | None = None
         self._dataset: Dataset | None = None
 
@@ -167,69 +237,112 @@ class Run(RunFolder):
         """The batches of the run, the same in every process: images of equal patch grids, from window to window."""
         samples, size, number = self.dataset.samples, self.config.clip.batch, 0
         for start in range(0, len(samples), WINDOW * size):
-            groups: dict[tuple[int, int], list[int]] = {}
+            grids: dict[int, tuple[int, int]] = {}
             for member in range(start, min(start + WINDOW * size, len(samples))):
                 try:
-                    grid = self._grid(samples[member])
+                    grids[member] = grid_of(samples[member].image, self.clip.patch, self.config.clip)
                 except VplError as error:
                     self.fail(samples[member].id, error)
-                    continue
-                groups.setdefault(grid, []).append(member)
-            for (h, w), members in groups.items():
-                step = max(1, min(size, ATTENTION_CELLS // (h * w) ** 2))
-                for first in range(0, len(members), step):
-                    yield Batch(number, tuple(members[first : first + step]))
-                    number += 1
-
-    def _grid(self, sample: Sample) -> tuple[int, int]:
-        size = images.size_within(*images.image_size(sample.image), self.config.clip.max_side)
-        limits = self.clip.patch, self.config.clip.scale, self.config.clip.max_patches
-        return images.patch_size_of(*size, self.clip.patch, images.encoder_scale(*size, *limits))
+            for members in cut(grids, size):
+                yield Batch(number, members, grids[members[0]])
+                number += 1
 
     def view(self, sample: Sample) -> labels.View:
         """One photograph as encoder and CRF see it."""
-        image = images.read_image(sample.image, self.config.clip.max_side)
-        tags = tuple(self.classes.index(tag) for tag in sample.tags)
-        return labels.View(image, tags, images.image_size(sample.image))
+        return read_view(sample.image, tuple(self.classes.index(tag) for tag in sample.tags), self.config.clip)
 
-    def stream(self, done: Callable[[Batch], bool], words: str) -> Iterator[tuple[Batch, list[int], list[labels.View]]]:
-        """Batches that are not `done`, with the views that could be read; reading runs ahead in threads."""
+    def _flow(
+        self,
+        words: str,
+        done: Callable[[Batch], bool],
+        work: Callable[[Sequence[labels.View]], Any],
+        finish: Callable[[Batch, list[Portion]], list[Callable[[], None]]],
+        clock: Clock,
+    ) -> dict[str, float]:
+        """All batches that are not `done` through reading, `work` and the calls that `finish` makes of its results.
+
+        Reading, work on the device and finishing have threads of their own and overlap; at most `AHEAD` batches wait
+        beside those at work. Every thread computes on one core: cores are shared out by images. So nothing waits for
+        the slowest part of a matrix product, and results do not depend on the number of cores, as torch's may.
+
+        Returns:
+            How busy the threads were, 0 to 1, by kind (`PARTS`); `cores`: processor time over that of all cores.
+        """
         samples = self.dataset.samples
+        lanes = {"cpu": self.image_workers, "cuda": CUDA_LANES}.get(self.clip.device.type, 1)
 
-        def ahead(pool: ThreadPoolExecutor) -> Iterator[tuple[Batch, list[Future] | None]]:
-            for batch in self.plan():
-                ready = done(batch)
-                yield batch, None if ready else [pool.submit(self.view, samples[member]) for member in batch.members]
+        def read(sample: Sample, grid: tuple[int, int]) -> labels.View:
+            with clock("read"):
+                view = labels.prepared(self.clip, self.view(sample), self.config.clip)
+            if view.pixels.shape[1:] != tuple(side * self.clip.patch for side in grid):
+                raise DataError(f"the image {sample.image} has changed while the run read it; start the run again.")
+            return view
 
-        def one_by_one() -> Iterator[tuple[Batch, list[Future] | None]]:
-            with ThreadPoolExecutor(self.image_workers) as pool:
-                waiting: deque = deque()
-                for item in ahead(pool):
-                    waiting.append(item)
-                    if len(waiting) > 2:
-                        yield waiting.popleft()
-                yield from waiting
-
-        shown = self._counted(one_by_one(), len(samples), words)
-        for batch, futures in shown:
-            if futures is None:
-                continue
-            members, views = [], []
-            for member, future in zip(batch.members, futures, strict=True):
+        def lane(batch: Batch, reading: list[Future], finishers: ThreadPoolExecutor) -> tuple[list, list[Future]]:
+            members, views, failures, portions = [], [], [], []
+            for member, future in zip(batch.members, reading, strict=True):
                 try:
                     views.append(future.result())
                     members.append(member)
                 except VplError as error:
-                    self.fail(samples[member].id, error)
-            yield batch, members, views
+                    failures.append((member, error))
+            for part, result in self._portions.each(views, work):
+                if result is None:
+                    failures.append((members[part.start], too_large(views[part.start], self.clip, self.config.clip)))
+                else:
+                    bare = [dataclasses.replace(view, pixels=None) for view in views[part]]
+                    portions.append(Portion(members[part], bare, result))
+            calls = finish(batch, portions) if portions else []
+            return failures, [finishers.submit(call) for call in calls]
 
-    def _counted(self, items: Iterator[tuple[Batch, list[Future] | None]], total: int, words: str) -> Iterator:
-        """`items` as they come, while the progress bar counts images."""
+        def settled() -> Iterator[Batch]:
+            with (
+                _threads(self.image_workers) as finishers,
+                _threads(lanes) as encoders,
+                _threads(self.image_workers) as readers,
+            ):
+                waiting: deque[tuple[Batch, Future]] = deque()
+
+                def oldest() -> Batch:
+                    batch, encoded = waiting.popleft()
+                    failures, finishing = encoded.result()
+                    for member, error in failures:
+                        self.fail(samples[member].id, error)
+                    for one in finishing:
+                        one.result()
+                    return batch
+
+                for batch in self.plan():
+                    if done(batch):
+                        yield batch
+                        continue
+                    reading = [readers.submit(read, samples[member], batch.grid) for member in batch.members]
+                    waiting.append((batch, encoders.submit(lane, batch, reading, finishers)))
+                    if len(waiting) > lanes + AHEAD:
+                        yield oldest()
+                while waiting:
+                    yield oldest()
+
+        start, start_cpu, before = time.perf_counter(), time.process_time(), clock.seconds()
+        with _one_core_each():
+            for _ in self._counted(settled(), len(samples), words):
+                pass
+        taken = max(time.perf_counter() - start, 1e-9)
+        spent = {part: seconds - before.get(part, 0.0) for part, seconds in clock.seconds().items()}
+        threads = {"reading": self.image_workers, "encoding": lanes, "finishing": self.image_workers}
+        busy = {
+            name: sum(spent.get(part, 0.0) for part in PARTS[name]) / (count * taken) for name, count in threads.items()
+        }
+        busy["cores"] = (time.process_time() - start_cpu) / (cores() * taken)
+        return {name: round(share, 3) for name, share in busy.items()}
+
+    def _counted(self, batches: Iterator[Batch], total: int, words: str) -> Iterator[Batch]:
+        """`batches` as they come, while the progress bar counts images."""
 
         def ticks() -> Iterator:
-            for item in items:
-                yield item
-                yield from (None for _ in item[0].members[1:])
+            for batch in batches:
+                yield batch
+                yield from (None for _ in batch.members[1:])
 
         for item in self.progress(ticks(), total, words):
             if item is not None:
@@ -242,13 +355,14 @@ class Run(RunFolder):
         target = self.folder / "prototypes.safetensors"
         if target.exists():
             return
-        start = time.perf_counter()
+        start, clock = time.perf_counter(), Clock()
         text = self.text_prototypes()
         table, scale = text, self.clip.logit_scale
         config = self.config.prototypes
         for turn in range(config.rounds):
-            found = self._regions(turn, table, text, scale)
-            table, report = self._learn(found, text)
+            found, busy = self._regions(turn, table, text, scale, clock)
+            with clock("learn"):
+                table, report = self._learn(found, text)
             scale = 1 / config.image_temperature
         self._warn_about_tags(found["tag_ranks"])
         write_json(self.folder / "prototypes.json", report)
@@ -258,8 +372,9 @@ class Run(RunFolder):
             "clip": self.clip.name,
             "clip_hash": self.clip.weights_hash,
         }
-        write_tensors(target, {"text": text, "vision": table}, facts)
-        self.note_stage("prototypes", time.perf_counter() - start, len(self.dataset.samples))
+        taken = time.perf_counter() - start
+        self.note_stage("prototypes", taken, len(self.dataset.samples), clock.seconds(), busy)
+        write_tensors(target, {"text": text, "vision": table}, facts)  # last: with this file the stage is finished
 
     def _background(self) -> tuple[str, ...]:
         return self.classes.background if self.config.prompts.background_words else ()
@@ -271,40 +386,56 @@ class Run(RunFolder):
         made = prototypes.text_prototypes(self.clip, self.classes, self.config.prompts)
         return torch.cat([made.foreground, made.background]).cpu()
 
-    def _regions(self, turn: int, table: Tensor, text: Tensor, scale: float) -> dict[str, Tensor]:
-        """Region embeddings of all images, one file per batch in regions/."""
+    def _regions(
+        self, turn: int, table: Tensor, text: Tensor, scale: float, clock: Clock
+    ) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Region embeddings of all images, one file per batch in regions/; and how busy the threads were."""
         folder = self.folder / STAGE_FOLDERS["prototypes"]
         folder.mkdir(exist_ok=True)
-        count = len(self.classes)
+        count, config = len(self.classes), self.config
         table, text_there = table.to(self.clip.device), text.to(self.clip.device)
 
         def path(batch: Batch) -> Path:
             return folder / f"round{turn + 1}-{batch.number:06d}.safetensors"
 
+        def work(views: Sequence[labels.View]) -> labels.Regions:
+            with clock("encode"):
+                features = labels.encode(self.clip, views, config)
+            with clock("seeds"):
+                cams = labels.seed_maps(self.clip, features, views, table, count, scale, config.seeds.kind)
+            if config.prototypes.refined:
+                with clock("refine"):
+                    cams = labels.refine_maps(features, cams, config.refine)
+            with clock("regions"):
+                return labels.regions(self.clip, features, views, cams, text_there, count, config.prototypes)
+
+        def write(batch: Batch, portions: list[Portion]) -> None:
+            made = [portion.result for portion in portions]
+            owners = [torch.tensor(portion.members)[portion.result.views] for portion in portions]
+            with clock("write"):
+                write_tensors(
+                    path(batch),
+                    {
+                        "embeddings": torch.cat([one.embeddings for one in made]),
+                        "class": torch.cat([one.classes for one in made]),
+                        "sample": torch.cat(owners),
+                        "tag_ranks": torch.cat([one.tag_ranks for one in made]),
+                    },
+                )
+
         words = "regions" if turn == 0 else f"regions, round {turn + 1}"
-        for batch, members, views in self.stream(lambda batch: path(batch).exists(), words):
-            if not views:
-                continue
-            features = labels.encode(self.clip, views, self.config)
-            cams = labels.seed_maps(self.clip, features, views, table, count, scale, self.config.seeds.kind)
-            if self.config.prototypes.refined:
-                cams = labels.refine_maps(features, cams, self.config.refine)
-            made = labels.regions(self.clip, features, views, cams, text_there, count, self.config.prototypes)
-            numbers = torch.tensor(members)
-            write_tensors(
-                path(batch),
-                {
-                    "embeddings": made.embeddings,
-                    "class": made.classes,
-                    "sample": numbers[made.views],
-                    "tag_ranks": made.tag_ranks,
-                },
-            )
+        busy = self._flow(
+            words,
+            lambda batch: path(batch).exists(),
+            work,
+            lambda batch, portions: [partial(write, batch, portions)],
+            clock,
+        )
         files = sorted(folder.glob(f"round{turn + 1}-*.safetensors"))
         if not files:
             raise RunError(f"no image of {self.folder} could be used; see the list of failures and mend the first one.")
-        parts = [read_tensors(file) for file in files]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        parts = [read_regions(file, self.clip.dim, count, len(self.dataset.samples)) for file in files]
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}, busy
 
     def _learn(self, found: dict[str, Tensor], text: Tensor) -> tuple[Tensor, dict]:
         """Vision prototypes from the regions, and the report of METHOD.md 3.5."""
@@ -352,7 +483,7 @@ class Run(RunFolder):
 
     def labeller(self) -> labels.Labeller:
         """What makes label maps from the run's prototypes, on the run's device."""
-        stored = read_tensors(self.folder / "prototypes.safetensors")
+        stored = read_prototypes(self.folder / "prototypes.safetensors", self.clip.dim)
         text, vision = (stored[key].to(self.clip.device) for key in ("text", "vision"))
         kind = self.config.prototypes.kind
         return labels.Labeller(self.clip, text, vision if kind == "vision" else None, len(self.classes), self.config)
@@ -375,23 +506,22 @@ class Run(RunFolder):
             names = [f"{samples[member].id}.png" for member in batch.members]
             return all((folder / name).exists() for folder in folders.values() for name in names)
 
-        def finish(sample: Sample, view: labels.View, maps: dict[str, Tensor]) -> None:
-            for name, mask in labeller.masks(view, maps, pseudo).items():
-                images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
+        def one(sample: Sample, view: labels.View, maps: dict[str, Tensor]) -> None:
+            made = labeller.masks(view, maps, pseudo)
+            with labeller.clock("write"):
+                for name, mask in made.items():
+                    images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
+
+        def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
+            return [
+                partial(one, samples[member], view, maps)
+                for portion in portions
+                for member, view, maps in zip(portion.members, portion.views, portion.result, strict=True)
+            ]
 
         words = "pseudo-masks" if pseudo else "seeds"
-        with ThreadPoolExecutor(self.image_workers) as pool:
-            waiting: deque[Future] = deque()
-            for _, members, views in self.stream(done, words):
-                if not views:
-                    continue
-                for member, view, maps in zip(members, views, labeller.maps(views), strict=True):
-                    waiting.append(pool.submit(finish, samples[member], view, maps))
-                while len(waiting) > 2 * self.config.clip.batch:
-                    waiting.popleft().result()
-            for future in waiting:
-                future.result()
-        self.note_stage(words, time.perf_counter() - start, len(samples))
+        busy = self._flow(words, done, labeller.maps, finish, labeller.clock)
+        self.note_stage(words, time.perf_counter() - start, len(samples), labeller.clock.seconds(), busy)
 
     def train(self) -> None:
         """The network of METHOD.md 5 from the pseudo-masks, into network/; pseudo-masks that are missing come first."""
@@ -404,12 +534,13 @@ class Run(RunFolder):
             for sample in self.dataset.samples
             if (folder / f"{sample.id}.png").exists()
         ]
-        vision = read_tensors(self.folder / "prototypes.safetensors")["vision"].to(self.clip.device)
+        stored = read_prototypes(self.folder / "prototypes.safetensors", self.clip.dim)
+        vision = stored["vision"].to(self.clip.device)
         records = train.fit(items, self.clip, self.classes, vision, self.config, self.folder, self.image_workers)
         count = 0
         for _ in self.progress(records, self.config.train.steps, "train") if self.leads else records:
             count += 1
-        if count:
+        if count or "train" not in self.record().get("stages", {}):  # a kill may come between network and note
             self.note_stage("train", time.perf_counter() - start, len(items))
 
     @property
@@ -441,7 +572,7 @@ class Run(RunFolder):
         rows = [
             self._evaluate_folder(folder, words, truths)
             for folder, words in MAP_ROWS.items()
-            if (self.folder / folder).exists()
+            if any((self.folder / folder).glob("*.png"))
         ]
         if not rows:
             raise RunError(f"{self.folder} holds no label maps yet; run `vpl seeds` or `vpl labels` first.")
@@ -456,7 +587,10 @@ class Run(RunFolder):
         samples = [sample for sample in held_out.samples if sample.mask is not None]
         counted = self.progress(samples, len(samples), "evaluate network")
         made = predict.evaluate(
-            predictor, counted, lambda sample, mask: images.write_mask(folder / f"{sample.id}.png", mask, palette)
+            predictor,
+            counted,
+            lambda sample, mask: images.write_mask(folder / f"{sample.id}.png", mask, palette),
+            lambda sample, error: self.fail(sample.id, error),
         )
         parts = ["multi-scale" if len(predictor.full.scales) > 1 else "single scale"]
         parts += [name for name, on in (("flip", predictor.full.flip), ("CRF", predictor.full.crf)) if on]
@@ -474,7 +608,12 @@ class Run(RunFolder):
             if not path.exists():
                 missing.append(sample.id)
                 continue
-            confusion.update(images.read_mask(sample.mask), images.read_mask(path))
+            label_map = read_map(path)
+            try:
+                confusion.update(images.read_mask(sample.mask), label_map)
+            except DataError as error:
+                self.fail(sample.id, error)
+                missing.append(sample.id)
         return {"name": words, "folder": folder, "missing": missing} | scores_of(confusion, self.classes)
 
 
@@ -490,3 +629,24 @@ def dataset_of(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     if classes is None and data.classes == "scenes":
         classes = scenes.class_set()
     return open_dataset(data, classes=classes)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that drops what is not begun when the block is left by an error."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _one_core_each() -> Iterator[None]:
+    """Threads that start inside the block compute on one core each."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
