@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 
 import pytest
 import torch
@@ -116,3 +117,45 @@ def tiny_folder(clip_folders):
 def tiny_clip(clips):
     """The smaller CLIP."""
     return clips["narrow"]
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory):
+    """The command line in forked children of a warm process."""
+    from warm import Warm
+
+    with Warm(tmp_path_factory.mktemp("warm")) as process:
+        yield process
+
+
+@pytest.fixture(scope="session")
+def small_tree(tmp_path_factory):
+    """Five scenes, one of them of another shape, and two held-out ones."""
+    from vpl import images, scenes
+    from warm import SIDE
+
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    scenes.write_tree(folder, {"train": 5, "val": 2}, seed=5, style="demo", size=SIDE)
+    path = sorted((folder / "images" / "train").iterdir())[2]
+    mask = folder / "masks" / "train" / f"{path.stem}.png"
+    images.write_image(path, images.read_image(path)[:24])
+    images.write_mask(mask, images.read_mask(mask)[:24], [])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def quiet(warm, small_tree, tmp_path_factory):
+    """Stage -> the run folder before it, the one after it, and the number of changes to files between them."""
+    from warm import STAGES, command
+
+    home, found = tmp_path_factory.mktemp("quiet"), {}
+    before = home / "absent"
+    for stage in STAGES:
+        folder, counter = home / stage, home / f"{stage}.count"
+        if before.exists():
+            shutil.copytree(before, folder)
+        (told,) = warm.run(["count_into", folder, counter], command(stage, folder, small_tree))
+        assert told.status == 0, told.err
+        found[stage] = before, folder, int(counter.read_text())
+        before = folder
+    return found

@@ -501,7 +501,9 @@ def test_inside(tmp_path):
 def test_image_files(tmp_path):
     touch(*(tmp_path / "images" / name for name in ("b.JPG", "a.png", "notes.txt", ".hidden.jpg")))
     (tmp_path / "images" / "out.jpg").symlink_to("/etc/passwd")
-    assert image_files(tmp_path / "images") == (tmp_path / "images" / "a.png", tmp_path / "images" / "b.JPG")
+    found, left_out = image_files(tmp_path / "images")
+    assert found == (tmp_path / "images" / "a.png", tmp_path / "images" / "b.JPG")
+    assert [name for name, _ in left_out] == ["'out.jpg'"] and "is a link out of" in left_out[0][1]
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="holds no images; expected files that end with"):
         image_files(tmp_path / "empty")

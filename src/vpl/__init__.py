@@ -18,6 +18,7 @@ _HOMES = {
     "FrozenClip": "clip",
     "dense_crf": "crf",
     "load": "predict",
+    "export": "exports",
 }
 
 __all__ = ["__version__", *_HOMES]

@@ -17,6 +17,8 @@ from vpl.errors import DataError
 
 IGNORE = 255
 MOST_CLASSES = 254
+MOST_BYTES = 2**24
+"""Larger classes files are refused unread."""
 _ROW_KEYS = ("name", "words", "color")
 
 BACKGROUND_WORDS = (
@@ -176,6 +178,8 @@ def from_file(path: str | Path) -> ClassSet:
     try:
         if path.exists() and not path.is_file():
             raise DataError(f"the classes file {path} is no regular file; check the path.")
+        if path.exists() and path.stat().st_size > MOST_BYTES:
+            raise DataError(f"the classes file {path} has more than {MOST_BYTES} bytes; expected a line per class.")
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError(f"the classes file {path} can't be read ({error.strerror}); check the path.") from error

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpl import __version__
+from vpl import __version__, storage
 from vpl.config import PRESETS, Config, preset
 from vpl.errors import ConfigError, VplError
+from vpl.machine import cores
 
 if TYPE_CHECKING:
     from vpl.run import Run
@@ -55,6 +56,9 @@ STAGES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     logging.addLevelName(logging.WARNING, "warning")
@@ -87,7 +91,11 @@ def _parser() -> argparse.ArgumentParser:
         _add_machine_flags(stage)
         if name == "run":
             stage.add_argument("--tune", action="store_true", help="choose thresholds first, see vpl tune")
-        stage.set_defaults(command=_stage, stage=name, tune=False)
+        if name in ("run", "labels"):
+            stage.add_argument("--engine", choices=("local", "ray"), help="who makes the pseudo-masks (default: local)")
+        if name == "labels":
+            stage.add_argument("--out", metavar="PLACE", help="engine ray: folder or URL for label maps (default: RUN)")
+        stage.set_defaults(command=_stage, stage=name, tune=False, engine="local", out=None)
 
     predict = commands.add_parser("predict", help="masks of new photographs, without tags")
     predict.add_argument("--model", type=Path, required=True, metavar="RUN", help="a run folder with a trained network")
@@ -103,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="one self-contained HTML page about a run")
     report.add_argument("folder", type=Path, metavar="RUN")
     report.set_defaults(command=_report)
+
+    export = commands.add_parser("export", help="pseudo-masks or the network in the formats of other tools")
+    export.add_argument("folder", type=Path, metavar="RUN")
+    export.add_argument("--to", required=True, choices=("voc", "coco", "cvat", "yolo", "onnx", "hf"), help="the format")
+    export.add_argument("--out", type=Path, default=None, metavar="DIR", help="where it goes (default: RUN/export/TO)")
+    export.add_argument("--clip", default=None, help="where the CLIP of the network lies now, if elsewhere (onnx, hf)")
+    export.set_defaults(command=_export)
 
     tune = commands.add_parser("tune", help="choose thresholds for images without ground truth, before a run")
     tune.add_argument("folder", type=Path, metavar="RUN", help="the run folder; the choice goes into its configuration")
@@ -177,7 +192,11 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
 def _add_machine_flags(parser: argparse.ArgumentParser) -> None:
     _add_device_flag(parser)
     parser.add_argument(
-        "--image-workers", type=int, default=2, metavar="N", help="threads that read images and run CRFs"
+        "--image-workers",
+        type=int,
+        default=cores(),
+        metavar="N",
+        help="threads for reading, for CRFs and on a CPU for encoding (default: one a core)",
     )
 
 
@@ -202,7 +221,8 @@ def _config(given: argparse.Namespace) -> Config:
             raise ConfigError(f"--set {text} has no value; write --set KEY=VALUE, such as --set prototypes.phi=0.4.")
         values[key.strip()] = content.strip()
     for key in PATHS & values.keys():
-        values[key] = str(Path(str(values[key])).resolve())
+        if not storage.is_url(values[key]):
+            values[key] = str(Path(str(values[key])).resolve())
     if "data.classes" in values and Path(str(values["data.classes"])).is_file():
         values["data.classes"] = str(Path(str(values["data.classes"])).resolve())
     return base.with_values(values)
@@ -211,7 +231,9 @@ def _config(given: argparse.Namespace) -> Config:
 def _stage(given: argparse.Namespace) -> int:
     config = _config(given)
     _check_workers(given.image_workers)
-    from vpl import checkup, report
+    if given.out and given.engine != "ray":
+        raise ConfigError("--out needs --engine ray; the local engine writes into the run folder.")
+    from vpl import checkup, report, scaleout
     from vpl.run import Run
 
     if given.tune:
@@ -223,12 +245,14 @@ def _stage(given: argparse.Namespace) -> int:
         for stage in _stages(given.stage, run):
             if stage == "report":
                 report.write(run.folder)
+            elif stage == "labels" and given.engine == "ray":
+                scaleout.labels(run, given.out)
             elif stage == "checkup":
                 if run.leads:
                     checkup.checkup(run)
             else:
                 getattr(run, stage)()
-        return _close(run) if run.leads else 0
+        return _close(run, given.out) if run.leads else 0
 
 
 def _check_workers(count: int) -> None:
@@ -244,14 +268,16 @@ def _stages(name: str, run: Run) -> list[str]:
     return ["labels", *network, *(["evaluate"] if has_truth else []), "checkup", "report"]
 
 
-def _close(run: Run) -> int:
+def _close(run: Run, out: str | None) -> int:
     """Say what was made and which images were not."""
-    from vpl.runfolder import read_json
+    from vpl.runfolder import read_evaluations
 
-    for evaluation in read_json(run.folder / "metrics.json").get("evaluations", []):
+    for evaluation in read_evaluations(run.folder):
         print(table(evaluation))
     masks = run.folder / "labels"
-    if masks.exists():
+    if out:
+        print(f"pseudo-masks in {storage.below(out, 'labels')}")
+    elif masks.exists():
         print(f"{sum(1 for _ in masks.glob('*.png'))} pseudo-masks in {masks}")
     if run.has_network:
         print(f"network in {run.folder / 'network'}: vpl predict --model {run.folder} --images DIR --out DIR")
@@ -260,6 +286,9 @@ def _close(run: Run) -> int:
     problems = len(run.dataset.problems)
     for failure in run.failures.values():
         print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
+    if all(sample.id in run.failures for sample in run.dataset.samples):
+        print("vpl: none of the images could be used; mend the first one above.", file=sys.stderr)
+        return 2
     if run.failures or problems:
         print(f"{len(run.failures)} images skipped, {problems} lines left out (see above).", file=sys.stderr)
         return 1
@@ -275,10 +304,22 @@ def table(evaluation: dict) -> str:
     return "\n".join(lines)
 
 
+_UNITS = {"ablate": "setting", "tune": "value", "train": "step"}
+"""What a bar of these words counts, where it is not images."""
+
+
 def _bar(items: Iterable, total: int, words: str) -> Iterable:
     from tqdm import tqdm
 
-    return tqdm(items, total=total, desc=words, unit="image", dynamic_ncols=True, mininterval=0.5, file=sys.stderr)
+    return tqdm(
+        items,
+        total=total,
+        desc=words,
+        unit=_UNITS.get(words, "image"),
+        dynamic_ncols=True,
+        mininterval=0.5,
+        file=sys.stderr,
+    )
 
 
 def _predict(given: argparse.Namespace) -> int:
@@ -299,6 +340,16 @@ def _report(given: argparse.Namespace) -> int:
 
     print(f"report in {report.write(given.folder)}")
     return 0
+
+
+def _export(given: argparse.Namespace) -> int:
+    from vpl import exports
+
+    made = exports.export(given.folder, given.to, given.out, clip=given.clip, progress=_bar)
+    for failure in made.failures:
+        print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
+    print(f"{made.images} images with masks in {made.folder}" if made.images else f"network in {made.folder}")
+    return 1 if made.failures else 0
 
 
 def _demo(given: argparse.Namespace) -> int:
@@ -341,13 +392,13 @@ def _ablate(given: argparse.Namespace) -> int:
     if not (given.preset or given.config or getattr(given, "data.images")):
         given.preset = "scenes"
     config = _config(given)
-    from vpl import ablate
+    from vpl import ablate, ablations
 
     if config.data.images:
         sources = [ablate.OwnData(config, given.sets, given.count)]
     else:
         sources = [ablate.Scenes(style, given.count, given.side) for style in given.styles or [ablate.STYLE]]
-    wanted = ablate.chosen(given.names, given.by)
+    wanted = ablations.chosen(given.names, given.by)
     for made in ablate.ablate(
         given.folder, wanted, config, sources, sets=given.sets, device=given.device, workers=given.image_workers,
         progress=_bar,

@@ -35,6 +35,7 @@ QUICK_GELU_SLOPE = 1.702
 OPENAI_HEAD_WIDTH = 64
 TEXTS_AT_ONCE = 256
 MLP_ROWS_AT_ONCE = 256
+LARGEST_LOGIT_SCALE = 1e6
 CPU_SCORES_AT_ONCE = 2**20
 """Attention scores computed at a time on the CPU: they, and the rows of the MLP, stay in its cache."""
 GPU_SCORES_AT_ONCE = 2**28
@@ -158,13 +159,22 @@ class FrozenClip(nn.Module):
                     f"{name}: {key} has shape {tuple(weights[key].shape)}, expected {tuple(blank.shape)}. "
                     "Give the original weights with their own config.json."
                 )
+            if not weights[key].is_floating_point():
+                raise ModelError(
+                    f"{name}: {key} holds {weights[key].dtype}, expected floats. Give weights that are not quantized."
+                )
         self.load_state_dict({key: weights[key].detach().float().contiguous() for key in expected}, assign=True)
+        for key, tensor in self.state_dict().items():
+            if not bool(torch.isfinite(tensor.sum())):  # a sum is quicker than a look at each, and as sure
+                raise ModelError(f"{name}: {key} holds values that are not finite or far too large. Download it again.")
         self.requires_grad_(False)
         self.name = name
         self.patch = self.image.patch.shape[-1]
         self.width, self.dim = self.image.projection.shape
         self.heads, self.layers = self.image.heads, len(self.image.blocks)
         self.logit_scale = float(self.log_scale.exp())
+        if not 0 < self.logit_scale < LARGEST_LOGIT_SCALE:
+            raise ModelError(f"{name}: the logit scale is {self.logit_scale}; expected about 100. Download it again.")
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
         self._end_token = architecture.end_token
         self._tokenizer = tokenizer
@@ -351,7 +361,7 @@ class FrozenClip(nn.Module):
         """
         x, _ = self._embed_patches(pixels)
         for block in self.image.blocks:
-            x = _plainly(block, self.image, x) if x.requires_grad else _through(block, self.image, x, keep=False)[0]
+            x = plainly(block, self.image, x) if x.requires_grad else _through(block, self.image, x, keep=False)[0]
         return F.normalize(self.project(x[:, 0]), dim=-1)
 
     def project(self, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows D"]:
@@ -419,7 +429,7 @@ def _through(
     return output, None
 
 
-def _plainly(block: _Block, tower: _Tower, x: Tensor) -> Tensor:
+def plainly(block: _Block, tower: _Tower, x: Tensor) -> Tensor:
     """What leaves the block, by operations that carry a gradient to x; `_through` has none of these."""
     dtype = block.qkv.weight.dtype
     query, key, value = block.qkv(block.ln1(x).to(dtype)).unflatten(-1, (3, tower.heads, -1)).permute(2, 0, 3, 1, 4)
@@ -473,6 +483,15 @@ def _attend(qkv: Tensor, attention: Tensor | None) -> Tensor:
     return result
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether a computation failed because memory ran out, on a GPU or beside it."""
+    words = ("out of memory", "can't allocate memory", "alloc_failed")
+    told = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(one in told for one in words)
+    )
+
+
 # building
 
 
@@ -493,7 +512,7 @@ def _towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str
     """Towers of the sizes that the weights' shapes tell."""
 
     def shape(key: str, dimensions: int) -> torch.Size:
-        if key not in weights or weights[key].ndim != dimensions:
+        if key not in weights or weights[key].ndim != dimensions or 0 in weights[key].shape:
             raise ModelError(
                 f"{name} is no complete CLIP ViT: {key} is missing or of a wrong shape. Give the original weights."
             )
@@ -501,19 +520,21 @@ def _towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str
 
     def shared(side: str, heads: int | None, activation: str, eps: float) -> dict:
         width = shape(f"{side}.projection", 2)[0]
-        heads = heads or max(1, width // OPENAI_HEAD_WIDTH)
-        if width % heads:
+        heads = max(1, width // OPENAI_HEAD_WIDTH) if heads is None else heads
+        if heads < 1 or width % heads:
             raise ModelError(f"{name}: {heads} attention heads do not divide {width} columns. Correct config.json.")
         if activation not in ("quick_gelu", "gelu"):
             raise ModelError(f"{name}: the activation {activation!r} is unknown; expected quick_gelu or gelu.")
+        if not 0 < eps < 1:
+            raise ModelError(f"{name}: LayerNorm's epsilon is {eps}; expected a small number such as 1e-05.")
         layers = len({key.split(".")[2] for key in weights if key.startswith(f"{side}.blocks.")})
         inner = shape(f"{side}.blocks.0.up.weight", 2)[0]
         return {"inner": inner, "layers": layers, "heads": heads, "activation": activation, "eps": eps}
 
     width, channels, patch, _ = shape("image.patch", 4)
     cells = shape("image.positions", 2)[0] - 1
-    grid = round(max(cells, 0) ** 0.5)
-    if grid * grid != cells or channels != 3:
+    grid = round(cells**0.5)
+    if not grid or grid * grid != cells or channels != 3:
         raise ModelError(
             f"{name} has {cells} patch positions and {channels} channels; expected a square grid and 3 channels. "
             "Give the original weights."

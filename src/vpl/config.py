@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from vpl import storage
 from vpl.errors import ConfigError
 
 PAPER, REFERENCE, OURS = "paper", "reference", "ours"
@@ -40,8 +41,12 @@ TEMPLATE_STRATEGIES: dict[str, tuple[str, ...]] = {
 
 PROBABILITY_FLOOR = 1e-5  # reference: DenseCRF's Python binding clips here before the logarithm
 FAST_CELL = 2  # ours: side of the cells of mode "fast", pixels
-FAST_COLOUR = 1.4  # ours: widens σ_rgb of mode "fast", whose averaged colours make fewer, larger groups
-FAST_STILL = 2e-3  # ours: mode "fast" stops early when a round moves the probabilities by less than this on average
+FAST_PIXELS = 256 * 256  # ours: mode "fast" is exact on smaller images, where it is quick anyway
+FAST_COLOUR = 1.3  # ours: widens σ_rgb of mode "fast", whose averaged colours make fewer, larger groups
+FAST_SMOOTH = 1.2  # ours: widens the smoothness kernel of mode "fast"; both chosen for labels equal to exact ones
+MOST_TOML_BYTES = 2**20  # longer configuration files are refused
+MANY_REGIONS = 50_000  # ours: from here on prototypes are learned with momentum; VOC, with fewer, as InMaP does
+REGIONS_AT_ONCE = 1024  # ours: rows of one pass there, few enough that they stay in the cache
 
 
 def value(default, source: str, help: str, *, low=None, high=None, choices=()):
@@ -101,11 +106,16 @@ class DataConfig(Section):
 
     name: typing.ClassVar[str] = "data"
     format: str = value("folder", OURS, "how the data lie on disk", choices=("folder", "class-folders", "voc", "coco"))
-    images: str = value("", OURS, "folder of images (voc: the VOC2012 folder)")
+    images: str = value("", OURS, "folder of images, or its URL (voc: the VOC2012 folder)")
     tags: str = value("", OURS, "folder: CSV or JSONL of tags; coco: instances JSON")
     masks: str = value("", OURS, "folder of truth masks, for evaluation only; empty: none")
     split: str = value("", OURS, "voc: train, val, trainval or train_aug")
     classes: str = value("", OURS, "voc, coco, scenes or a classes file; empty: every tag that occurs")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if storage.is_url(self.images):
+            storage.check(self.images, f"{self.name}.images")
 
 
 @dataclass(frozen=True)
@@ -365,7 +375,11 @@ class Config:
             ConfigError: the file can't be read, is no TOML, or holds an unknown key or a value out of bounds.
         """
         try:
-            tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            with Path(path).open("rb") as file:  # it may be a pipe, so its size is known when it is read
+                text = file.read(MOST_TOML_BYTES + 1)
+            if len(text) > MOST_TOML_BYTES:
+                raise ConfigError(f"the configuration {path} has more than {MOST_TOML_BYTES} bytes; check the path.")
+            tree = tomllib.loads(text.decode("utf-8").replace("\r\n", "\n"))
         except OSError as error:
             raise ConfigError(f"the configuration {path} can't be read ({error.strerror}); check the path.") from error
         except (ValueError, RecursionError) as error:

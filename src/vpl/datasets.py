@@ -12,18 +12,19 @@ A line that can't be used is skipped and told in `Dataset.problems`; only a file
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
 import re
 import stat
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from xml.parsers import expat
 
 from vpl import classes as class_sets
+from vpl import storage
 from vpl.classes import ClassSet
 from vpl.config import DataConfig
 from vpl.errors import DataError
@@ -51,13 +52,13 @@ class Sample:
     Attributes:
         id: the name of its results, unique in the data set: the image's file name without its suffix (class-folders:
             after the folder's name and "_").
-        image: its file, not opened yet.
+        image: its file, not opened yet; a URL where the images lie behind one.
         tags: names of classes, each once, in the order of the file.
         mask: its truth mask, for evaluation only, or None.
     """
 
     id: str
-    image: Path
+    image: Path | str
     tags: tuple[str, ...]
     mask: Path | None
 
@@ -96,7 +97,7 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     Raises:
         DataError: a folder or file that is needed can't be used, or no sample is left.
     """
-    images = _folder(data.images, "data.images")
+    images = _image_folder(data)
     masks = _folder(data.masks, "data.masks") if data.masks else None
     known = classes or _named_classes(data.classes)
     problems: list[str] = []
@@ -129,8 +130,8 @@ def inside(folder: str | Path, name: str) -> Path:
     return _located(Path(folder), name)[0]
 
 
-def _located(folder: Path, name: str) -> tuple[Path, bool]:
-    """The path that `inside` gives, and whether a regular file is there."""
+def _located(folder: Path | str, name: str) -> tuple[Path | str, bool]:
+    """The path that `inside` gives, and whether a regular file is there; behind a URL that shows when it is read."""
     shown = _shown(name)
     if not name or _CONTROL.search(name):
         raise DataError(f"the file name {shown} is empty or holds control characters; rename the file.")
@@ -139,6 +140,8 @@ def _located(folder: Path, name: str) -> tuple[Path, bool]:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if not parts or ".." in parts or ".." in name.split("\\"):
         raise DataError(f"the file name {shown} climbs out of its folder by '..'; expected a name inside {folder}.")
+    if storage.is_url(folder):
+        return storage.below(folder, "/".join(parts)), True
     place = folder
     for number, part in enumerate(parts, 1):
         place = place / part
@@ -155,21 +158,24 @@ def _located(folder: Path, name: str) -> tuple[Path, bool]:
     return place, stat.S_ISREG(kind)
 
 
-def image_files(folder: str | Path) -> tuple[Path, ...]:
-    """The images of a folder by their suffixes, sorted by name; links that leave the folder are left out.
+def image_files(folder: str | Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], ...]]:
+    """The images of a folder by their suffixes, sorted by name, and those left out (name, why), such as links that
+    leave the folder.
 
     Raises:
         DataError: there is no such folder, or no image in it.
     """
     folder = _folder(str(folder), "the folder of images")
-    found = []
+    found, left_out = [], []
     for name in _listing(folder):
         if name.lower().endswith(_IMAGE_SUFFIXES):
-            with contextlib.suppress(DataError):
+            try:
                 found.append(inside(folder, name))
-    if not found:
+            except DataError as error:
+                left_out.append((_shown(name), str(error)))
+    if not found and not left_out:
         raise DataError(f"{folder} holds no images; expected files that end with {', '.join(_IMAGE_SUFFIXES)}.")
-    return tuple(found)
+    return tuple(found), tuple(left_out)
 
 
 def _named_classes(name: str) -> ClassSet | None:
@@ -183,7 +189,7 @@ def _named_classes(name: str) -> ClassSet | None:
 
 def _samples(
     rows: Iterable[_Row],
-    images: Path,
+    images: Path | str,
     masks: Path | None,
     own_masks: bool,
     known: ClassSet | None,
@@ -197,7 +203,10 @@ def _samples(
         wrong = judge.problems(row.tags)
         try:
             image, is_file = _located(images, row.name)
-            name = row.id or image.stem
+            for form in () if is_file else ("NFC", "NFD"):  # macOS and others write the same é in two ways
+                if not is_file:
+                    image, is_file = _located(images, unicodedata.normalize(form, row.name))
+            name = row.id or Path(image).stem
             if not is_file:
                 wrong.append(f"there is no image file {image}.")
             if len(name.encode()) + len(".png") > _LONGEST_FILE_NAME:
@@ -264,6 +273,18 @@ def _tags(given: Iterable[str]) -> tuple[str, ...]:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_HINTED else text[: _LONGEST_HINTED - 3] + "...")
+
+
+def _image_folder(data: DataConfig) -> Path | str:
+    """The folder of images. Behind a URL nothing is listed, so that a hundred million images cost no listing."""
+    if not storage.is_url(data.images):
+        return _folder(data.images, "data.images")
+    if data.format not in ("folder", "coco"):
+        raise DataError(
+            f"data.images is the URL {data.images} and data.format is {data.format}, which lists folders; "
+            "expected a local folder, or format folder (a CSV or JSONL of tags) or coco."
+        )
+    return data.images
 
 
 def _folder(given: str, key: str) -> Path:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,8 @@ from vpl.errors import ConfigError, DataError, ModelError
 STUDENT_PREFIX = "hf:"
 WEIGHTS_FILE, CARD_FILE, PROTOTYPES_FILE = "decoder.safetensors", "network.json", "prototypes.safetensors"
 """A saved network is a folder of these three."""
+MOST_OF_A_SIZE = 2**20
+"""Larger sizes in a card are damage."""
 
 
 class Decoder(nn.Module):
@@ -244,8 +246,8 @@ class Card:
                 "mean": tuple(tree["mean"]),
                 "std": tuple(tree["std"]),
             }
-            return cls(**tree)
-        except (ValueError, TypeError, KeyError, AttributeError, ConfigError, DataError) as error:
+            return cls(**tree)._checked()
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, ConfigError, DataError) as error:
             raise ModelError(
                 f"the network's {CARD_FILE} can't be used ({error}); it is damaged or of another version of vpl. "
                 "Train the network again, or use the version that wrote it."
@@ -256,3 +258,44 @@ class Card:
         if self.student is not None:
             return Student.from_description(self.student)
         return Decoder(self.clip_blocks, self.clip_width, len(self.classes), self.decoder)
+
+    def _checked(self) -> Card:
+        """Itself, if its values are ones that a network can have."""
+        whole = {"clip_blocks": self.clip_blocks, "clip_width": self.clip_width, "patch": self.patch,
+                 "max_side": self.max_side}  # fmt: skip
+        wrong = [key for key, one in whole.items() if type(one) is not int or not 0 < one < MOST_OF_A_SIZE]
+        texts = {"clip_name": self.clip_name, "clip_hash": self.clip_hash}
+        wrong += [key for key, one in texts.items() if not isinstance(one, str)]
+        for key, one in (("mean", self.mean), ("std", self.std), ("scale", (self.scale,) * 3)):
+            numbers = [value for value in one if type(value) in (int, float) and abs(value) < MOST_OF_A_SIZE]
+            if len(numbers) != 3 or len(one) != 3 or (key != "mean" and min(numbers) <= 0):
+                wrong.append(key)
+        tables = {"training": self.training, "student": self.student or {}}
+        wrong += [key for key, one in tables.items() if not isinstance(one, dict)]
+        if wrong:
+            raise ValueError(f"{wrong[0]} is no value that vpl writes")
+        return self
+
+    def head_of(self, weights: Mapping[str, Tensor], name: str, remedy: str) -> Decoder | Student:
+        """The network with its saved weights. Sizes are compared before anything of the card's size is made.
+
+        Raises:
+            ModelError: the weights are not this network's, or hold values that are not finite.
+        """
+        if self.student is None and self.clip_blocks + self.decoder.blocks > len(weights):
+            raise ModelError(f"{name} don't fit its {CARD_FILE} (fewer tensors than blocks); {remedy}")
+        try:
+            with torch.device("meta"):
+                expected = {key: one.shape for key, one in self.empty_head().state_dict().items()}
+        except (RuntimeError, TypeError, ValueError, OverflowError, AttributeError, ModelError) as error:
+            raise ModelError(f"{name} don't fit its {CARD_FILE} ({str(error).splitlines()[0]}); {remedy}") from error
+        found = {key: one.shape for key, one in weights.items()}
+        wrong = [key for key in {**expected, **found} if found.get(key) != expected.get(key)]
+        if wrong:
+            raise ModelError(f"{name} don't fit its {CARD_FILE} ({sorted(wrong)[0]} is of another size); {remedy}")
+        broken = [key for key, one in weights.items() if one.is_floating_point() and not bool(one.isfinite().all())]
+        if broken:
+            raise ModelError(f"{name} are damaged ({broken[0]} holds values that are not finite); {remedy}")
+        head = self.empty_head()
+        head.load_state_dict(weights)
+        return head

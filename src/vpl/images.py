@@ -14,6 +14,7 @@ import contextlib
 import functools
 import io
 import math
+import os
 import secrets
 import stat
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from vpl import storage
 from vpl.errors import DataError, RunError
 
 MOST_PIXELS = 2**28 // 3
@@ -60,13 +62,13 @@ def read_image(path: str | Path, max_side: int | None = None) -> UInt8[np.ndarra
     `max_side` is decoded at a lower resolution and takes far less.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000.
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000; a local path or a URL (storage.py).
         max_side: an image with a longer side, in pixels, is scaled down to `size_within` (Lanczos).
 
     Raises:
         DataError: the file is missing, damaged, truncated, no image, or has more than `MOST_PIXELS` pixels.
     """
-    path = Path(path)
+    path = storage.place_of(path)
     with _opened(path) as image:
         orientation = _orientation(image)
         height, width = _oriented_size(image, orientation)
@@ -88,7 +90,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     Raises:
         DataError: as `read_image`, as far as the header shows it.
     """
-    with _opened(Path(path)) as image:
+    with _opened(storage.place_of(path)) as image:
         return _oriented_size(image, _orientation(image))
 
 
@@ -190,13 +192,17 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """Write a file so that a reader sees the old one or the whole new one, never a part.
 
     The bytes go to a new file beside it (its name ends with `PARTIAL`), which then takes the name; on failure it is
-    removed.
+    removed. `path` may be a URL (storage.py).
 
     Raises:
         RunError: the folder is missing or read-only, the disk is full.
     """
+    name = f".{secrets.token_hex(8)}{PARTIAL}"
+    if storage.is_url(path):
+        storage.write(path, data, name)
+        return
     path = Path(path)
-    partial = path.with_name(f".{secrets.token_hex(8)}{PARTIAL}")
+    partial = path.with_name(name)
     try:
         with partial.open("xb") as file:
             file.write(data)
@@ -224,15 +230,10 @@ def _known_formats() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, formats: tuple[str, ...] | None = None):
+def _opened(path: Path | str, formats: tuple[str, ...] | None = None):
     """The image with its header read and its size checked; any failure inside becomes one DataError."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise DataError(f"{path} is no regular file; expected an image file.")
-        if found.st_size > MOST_FILE_BYTES:
-            raise DataError(f"{path} has {found.st_size} bytes; expected at most {MOST_FILE_BYTES}. Save it smaller.")
-        with Image.open(path, formats=formats or _known_formats()) as image:
+        with _regular(path) as file, Image.open(file, formats=formats or _known_formats()) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise _too_many_pixels(path)
             if image.width < 1 or image.height < 1:
@@ -255,7 +256,21 @@ def _opened(path: Path, formats: tuple[str, ...] | None = None):
         raise DataError(f"the image {path} is damaged ({error or type(error).__name__}); replace the file.") from error
 
 
-def _too_many_pixels(path: Path) -> DataError:
+def _regular(path: Path | str) -> io.BufferedIOBase:
+    """The file, opened so that a pipe in its place can't hang; what is checked is what is read. A URL is read whole."""
+    if storage.is_url(path):
+        return io.BytesIO(storage.read(path, MOST_FILE_BYTES))
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(number)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_FILE_BYTES:
+        return os.fdopen(number, "rb")
+    os.close(number)
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is no regular file; expected an image file.")
+    raise DataError(f"{path} has {found.st_size} bytes; expected at most {MOST_FILE_BYTES}. Save it smaller.")
+
+
+def _too_many_pixels(path: Path | str) -> DataError:
     return DataError(f"the image {path} has more than {MOST_PIXELS} pixels; scale it down before use.")
 
 
@@ -274,7 +289,7 @@ def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:
     return image.size if orientation >= 5 else image.size[::-1]
 
 
-def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
+def _as_rgb(path: Path | str, image: Image.Image) -> Image.Image:
     """Decode, and convert any pixel kind to RGB."""
     image.load()
     if image.mode.startswith(("I", "F")):
@@ -287,7 +302,7 @@ def _as_rgb(path: Path, image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(path: Path, image: Image.Image) -> UInt8[np.ndarray, "H W"]:
+def _eight_bits(path: Path | str, image: Image.Image) -> UInt8[np.ndarray, "H W"]:
     """Grey values of 12, 16 or 32 bits, or floats, scaled to 0 to 255."""
     values = np.asarray(image)
     step = max(1, _BAND_PIXELS // image.width)

@@ -39,7 +39,7 @@ from vpl.classes import IGNORE, ClassSet
 from vpl.clip import FrozenClip
 from vpl.config import ClipConfig, Config, TrainConfig
 from vpl.decoder import CARD_FILE, PROTOTYPES_FILE, WEIGHTS_FILE, Card, Decoder, Student, is_student, to_pixels
-from vpl.errors import ConfigError, DataError, RunError
+from vpl.errors import ConfigError, DataError, ModelError, RunError
 
 NETWORK_FOLDER, CHECKPOINT_FILE, CURVE_FILE, FEATURES_FOLDER = "network", "checkpoint.pt", "curve.csv", "features"
 STEPS_AHEAD = 2
@@ -54,7 +54,7 @@ class Item:
     """One training image: what the network learns from. `mask` is a pseudo-mask, never the truth."""
 
     id: str
-    image: Path
+    image: Path | str
     mask: Path
     tags: tuple[str, ...]
 
@@ -195,7 +195,9 @@ def _steps(items, clip, classes, prototypes, config, folder, workers) -> Iterato
     team = Processes(clip.device)
     settings = _settings(items, clip, classes, prototypes, config)
     if (folder / CARD_FILE).exists():
-        _same_settings(Card.from_json((folder / CARD_FILE).read_text(encoding="utf-8")).training, settings, folder)
+        _same_settings(_card(folder / CARD_FILE).training, settings, folder)
+        if team.rank == 0:
+            _tidy(folder)  # a kill may come between the network and this
         return
     train = config.train
     if team.count * train.accumulate > train.batch:
@@ -243,8 +245,7 @@ def _steps(items, clip, classes, prototypes, config, folder, workers) -> Iterato
             yield record
     if team.rank == 0:
         _write_network(folder, head, clip, classes, prototypes, config, settings)
-        (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
-        shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
+        _tidy(folder)
     team.wait()
 
 
@@ -513,8 +514,9 @@ class _FeatureCache:
     def _one(self, clip: FrozenClip, number: int, pixels: Float[Tensor, "1 3 H W"]) -> Frozen:
         path = self.folder / f"{number:08d}.safetensors"
         if path.exists():
-            held = safetensors.torch.load_file(path, device=str(pixels.device))
-            return Frozen(tuple(held[f"block{place}"] for place in range(len(held) - 1)), held["patches"])
+            with contextlib.suppress(OSError, ValueError, KeyError, safetensors.SafetensorError):  # damaged: made anew
+                held = safetensors.torch.load_file(path, device=str(pixels.device))
+                return Frozen(tuple(held[f"block{place}"] for place in range(len(held) - 1)), held["patches"])
         found = _encode(clip, pixels)
         tensors = {f"block{place}": block.contiguous() for place, block in enumerate(found.blocks)}
         data = safetensors.torch.save(tensors | {"patches": found.patches.contiguous()})
@@ -559,6 +561,20 @@ def _same_settings(found: dict, wanted: dict, folder: Path) -> None:
         )
 
 
+def _card(path: Path) -> Card:
+    """The card of a finished network."""
+    try:
+        return Card.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, ModelError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete the folder {path.parent} to train anew.") from error
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a finished network does not need."""
+    (folder / CHECKPOINT_FILE).unlink(missing_ok=True)
+    shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
+
+
 def _write_checkpoint(path: Path, head, optimizer, settings: dict, step: int) -> None:
     """Weights, optimiser, schedule and data position (the step), and the random states (seed and step; see above)."""
     state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "settings": settings, "step": step}
@@ -573,13 +589,23 @@ def _resume(path: Path, head, optimizer, settings: dict, device: torch.device) -
         return 0
     try:
         state = torch.load(path, map_location=device, weights_only=True)
-        found, step = state["settings"], state["step"]
+        found, step = dict(state["settings"]), state["step"]
     except Exception as error:  # a damaged archive raises a dozen kinds
-        raise RunError(f"the checkpoint {path} can't be read ({error}); remove it to train from the start.") from error
+        raise _no_checkpoint(path, error) from error
     _same_settings(found, settings, path.parent)
-    head.load_state_dict(state["head"])
-    optimizer.load_state_dict(state["optimizer"])
+    try:
+        if type(step) is not int or not 0 < step < settings["train.steps"]:
+            raise ValueError(f"step {step} of {settings['train.steps']}")
+        head.load_state_dict(state["head"])
+        optimizer.load_state_dict(state["optimizer"])
+    except Exception as error:
+        raise _no_checkpoint(path, error) from error
     return step
+
+
+def _no_checkpoint(path: Path, error: Exception) -> RunError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return RunError(f"the checkpoint {path} can't be read ({reason}); remove it to train from the start.")
 
 
 def _write_network(folder: Path, head, clip, classes, prototypes, config, settings) -> None:
@@ -619,30 +645,61 @@ class _Curve:
     def __enter__(self):
         kept = []
         if self._start and self._path.exists():
-            with self._path.open(newline="", encoding="utf-8") as file:
-                kept = [row for row in csv.reader(file) if row and row[0].isdigit() and int(row[0]) < self._start]
+            try:
+                with self._path.open(newline="", encoding="utf-8") as file:
+                    kept = [row for row in csv.reader(file) if row and row[0].isdecimal() and int(row[0]) < self._start]
+            except (OSError, ValueError, csv.Error) as error:
+                raise RunError(f"{self._path} is damaged ({error}); delete it, then start again.") from error
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self._names, *kept])
         images.write_text_atomic(self._path, text.getvalue())
         self._file = self._path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
         try:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._events = SummaryWriter(str(self._folder), purge_step=self._start)
+            self._events = _Events(self._folder, self._start)
         except ImportError:
             self._events = None
         return self
 
     def add(self, record: StepRecord) -> None:
         row = asdict(record)
-        self._rows.writerow([row["step"], *(f"{row[name]:.7g}" for name in self._names[1:])])
-        self._file.flush()
-        if self._events is not None:
-            for name in self._names[1:]:
-                self._events.add_scalar(name, row[name], record.step)
+        try:
+            self._rows.writerow([row["step"], *(f"{row[name]:.7g}" for name in self._names[1:])])
+            self._file.flush()
+            if self._events is not None:
+                self._events.add(record.step, {name: row[name] for name in self._names[1:]})
+        except OSError as error:
+            raise RunError(f"{self._path} can't be written ({error.strerror}); make room, then start again.") from error
 
     def __exit__(self, *_):
-        self._file.close()
+        with contextlib.suppress(OSError):  # a full disk: `add` has told
+            self._file.close()
         if self._events is not None:
             self._events.close()
+
+
+class _Events:
+    """A TensorBoard event file, written as it goes: torch's own writer has a thread that a full disk ends in a
+    traceback."""
+
+    def __init__(self, folder: Path, start: int):
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        place = folder / f"events.out.tfevents.{time.time_ns():020d}.{os.getpid()}"
+        self._file = place.open("ab", buffering=0)
+        self._records = RecordWriter(self._file)
+        self._write(file_version="brain.Event:2")
+        self._write(step=start, session_log=SessionLog(status=SessionLog.START))  # later steps of before are void
+
+    def add(self, step: int, values: dict[str, float]) -> None:
+        made = [self._summary.Value(tag=name, simple_value=one) for name, one in values.items()]
+        self._write(step=step, summary=self._summary(value=made))
+
+    def _write(self, **content) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
+
+    def close(self) -> None:
+        self._file.close()

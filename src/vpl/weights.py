@@ -15,7 +15,7 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,10 @@ from vpl.errors import ModelError
 CONTEXT_LENGTH = 77
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+MOST_TEXT_BYTES = 2**28
+"""Larger JSON files beside weights are refused unread."""
+MOST_OTHER_BYTES = 2**26
+"""What an archive or its tensors may claim above what the file holds; more is a trap for memory."""
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Texts to token ids (n, longest) int64: start token, words, end token, zeros."""
@@ -81,10 +85,15 @@ def read(name: str) -> Found:
         if not (folder / "config.json").is_file():
             raise ModelError("this installation lacks the embedded model pocket; install vpl-seg anew.")
         return _read_folder(folder, name)
-    path = Path(name).expanduser()
-    if path.is_dir():
+    path = Path(name)
+    try:
+        path = path.expanduser()
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelError(f"{name[:120]!r} is no path that can be read ({_reason(error)}); check it.") from error
+    if is_folder:
         return _read_folder(path, name)
-    if path.is_file():
+    if is_file:
         return _read_file(path, name)
     if path.suffix in (".pt", ".pth", ".bin", ".safetensors") or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise ModelError(
@@ -123,11 +132,11 @@ def _read_folder(folder: Path, name: str) -> Found:
     kind = config.get("model_type", "clip")
     if kind != "clip":
         raise ModelError(f"{name} is a {kind!r} model; expected a CLIP with a vision transformer (model_type clip).")
-    image, text = ({**(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
-                   for part in ("vision", "text"))  # fmt: skip
-    end_token = text.get("eos_token_id", 49407)
-    end_token = end_token[0] if isinstance(end_token, list) else end_token
     try:
+        image, text = ({**(config.get(f"{part}_config") or {}), **(config.get(f"{part}_config_dict") or {})}
+                       for part in ("vision", "text"))  # fmt: skip
+        end_token = text.get("eos_token_id", 49407)
+        end_token = end_token[0] if isinstance(end_token, list) else end_token
         architecture = Architecture(
             image_heads=int(image.get("num_attention_heads", 12)),
             text_heads=int(text.get("num_attention_heads", 8)),
@@ -138,31 +147,56 @@ def _read_folder(folder: Path, name: str) -> Found:
             # OpenAI's models were first published with a wrong 2 here; transformers then takes the largest id, as we do
             end_token=None if end_token in (2, None) else int(end_token),
         )
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError, IndexError) as error:
         raise ModelError(f"{name}: config.json holds a value of the wrong kind ({error}); fetch it anew.") from error
     weights = canonical(_folder_weights(folder, name), name)
     looks = folder / "preprocessor_config.json"
     look = _read_json(looks, name) if looks.is_file() else {}
-    context = weights["text.positions"].shape[0] if "text.positions" in weights else CONTEXT_LENGTH
     return Found(
         weights,
         architecture,
-        _folder_tokenizer(folder, name, context),
-        tuple(look.get("image_mean", CLIP_MEAN)),
-        tuple(look.get("image_std", CLIP_STD)),
+        _folder_tokenizer(folder, name, _context(weights)),
+        _channels(look.get("image_mean", CLIP_MEAN), "image_mean", name),
+        _channels(look.get("image_std", CLIP_STD), "image_std", name),
     )
 
 
+def _context(weights: Mapping[str, Tensor]) -> int:
+    """Most tokens of a text: the rows of its positions."""
+    return next(iter(weights["text.positions"].shape), 0) if "text.positions" in weights else CONTEXT_LENGTH
+
+
+def _channels(given: object, key: str, name: str) -> tuple[float, ...]:
+    """Three finite numbers, above 0 where images are divided by them."""
+    numbers = given if isinstance(given, (list, tuple)) else ()
+    fit = [type(one) in (int, float) and abs(one) < 1e6 and (one > 0 or key == "image_mean") for one in numbers]
+    if len(fit) != 3 or not all(fit):
+        raise ModelError(
+            f"{name}: {key} of preprocessor_config.json is {str(given)[:60]}; expected three numbers, such as "
+            f"{list(CLIP_MEAN if key == 'image_mean' else CLIP_STD)}."
+        )
+    return tuple(map(float, numbers))
+
+
 def _read_json(path: Path, name: str) -> dict:
+    if not path.exists():
+        raise ModelError(f"{name} has no {path.name}; give a folder in transformers' format, complete.")
+    _check_text(path, name)
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(f"{name} has no {path.name}; give a folder in transformers' format, complete.") from error
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name}: {path.name} can't be read ({error}); fetch it anew.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{name}: {path.name} can't be read ({_reason(error)}); fetch it anew.") from error
     if not isinstance(tree, dict):
         raise ModelError(f"{name}: {path.name} holds no JSON object; fetch it anew.")
     return tree
+
+
+def _check_text(path: Path, name: str) -> None:
+    """A text beside the weights is a regular file of a size that can be read whole."""
+    if not path.is_file() or path.stat().st_size > MOST_TEXT_BYTES:
+        raise ModelError(
+            f"{name}: {path.name} is no regular file of at most {MOST_TEXT_BYTES} bytes; fetch the model anew."
+        )
 
 
 def _folder_weights(folder: Path, name: str) -> dict[str, Tensor]:
@@ -172,8 +206,11 @@ def _folder_weights(folder: Path, name: str) -> dict[str, Tensor]:
     if single.is_file():
         return _safetensors(single, name)
     if index.is_file():
-        files = sorted(set(_read_json(index, name).get("weight_map", {}).values()))
-        return {key: tensor for file in files for key, tensor in _safetensors(folder / Path(file).name, name).items()}
+        parts = _read_json(index, name).get("weight_map")
+        if not isinstance(parts, dict) or not all(isinstance(file, str) for file in parts.values()):
+            raise ModelError(f"{name}: {index.name} has no weight_map of file names; fetch it anew.")
+        files = sorted({Path(file).name for file in parts.values()})
+        return {key: tensor for file in files for key, tensor in _safetensors(folder / file, name).items()}
     if pickled.is_file():
         return _plain_pickle(pickled, name)
     raise ModelError(f"{name} holds neither model.safetensors nor pytorch_model.bin; give the complete folder.")
@@ -190,28 +227,33 @@ def _read_file(path: Path, name: str) -> Found:
     if any(key.startswith("vision_model.") for key in state):
         raise ModelError(f"{name} has transformers' keys; give the folder that holds it together with its config.json.")
     weights = canonical(state, name)
-    context = weights["text.positions"].shape[0] if "text.positions" in weights else CONTEXT_LENGTH
-    return Found(weights, Architecture(), _openai_tokenizer(context))
+    return Found(weights, Architecture(), _openai_tokenizer(_context(weights)))
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an error says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:120]
 
 
 def _broken(name: str, error: Exception) -> ModelError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-    return ModelError(f"{name} can't be read: it is truncated or damaged ({reason}). Download it again.")
+    return ModelError(f"{name} can't be read: it is truncated or damaged ({_reason(error)}). Download it again.")
 
 
 def _safetensors(path: Path, name: str) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # SafetensorError, OSError, and what torch says of a type that it does not know
         raise _broken(name, error) from error
 
 
 def _plain_pickle(path: Path, name: str) -> dict[str, Tensor]:
     """A state dict that torch's restricted unpickler accepts; any other pickled object is refused."""
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                _check_archive(archive, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             state = torch.load(path, map_location="cpu", weights_only=True)
@@ -225,20 +267,48 @@ def _plain_pickle(path: Path, name: str) -> dict[str, Tensor]:
             f"{name} can't be read as plain tensors: it is truncated or damaged, or holds pickled objects other than "
             "tensors, which are refused. Download it again, or give safetensors."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except Exception as error:  # a damaged archive raises a dozen kinds
         raise _broken(name, error) from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise ModelError(f"{name} holds a {type(state).__name__}, expected a state dict of CLIP's tensors.")
-    return {key: tensor for key, tensor in state.items() if isinstance(tensor, Tensor)}
+    return _own_tensors(state.items(), path, name)
+
+
+def _own_tensors(items: Iterable[tuple[object, object]], path: Path, name: str) -> dict[str, Tensor]:
+    """The dense tensors among `items`, which together may not claim more than twice what the file holds.
+
+    Views let a small file claim tensors of any size: copies of one row, the same storage a thousand times.
+    """
+    tensors, claimed, most = {}, 0, 2 * path.stat().st_size + MOST_OTHER_BYTES
+    for key, tensor in items:
+        if not isinstance(key, str) or not isinstance(tensor, Tensor):
+            continue
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise ModelError(f"{name}: {key[:80]} is no plain tensor in memory. Give a plain state dict.")
+        claimed += tensor.numel() * tensor.element_size()
+        if claimed > most:
+            raise ModelError(
+                f"{name} claims tensors of more bytes than the file has; it is refused. Download it again."
+            )
+        tensors[key] = tensor
+    return tensors
+
+
+def _check_archive(archive: zipfile.ZipFile, path: Path) -> None:
+    """torch stores its records as they are: one that claims to unpack to more than the file is a trap for memory."""
+    claimed = sum(entry.file_size for entry in archive.infolist())
+    if claimed > path.stat().st_size + MOST_OTHER_BYTES:
+        raise ValueError(f"its records claim {claimed} bytes, the file has {path.stat().st_size}")
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in entry or entry.endswith("/constants.pkl") for entry in archive.namelist())
+    except Exception:  # no archive, or a damaged one: the reader of plain files says what is wrong
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in entry or entry.endswith("/constants.pkl") for entry in archive.namelist())
 
 
 class _Script:
@@ -262,12 +332,16 @@ _STORAGES = {
 }
 
 
-class _TensorsOnly(pickle.Unpickler):
-    """Reads a TorchScript archive's data.pkl: tensors, containers and empty stand-ins; nothing else can be made."""
+class _TensorsOnly(pickle._Unpickler):
+    """Reads a TorchScript archive's data.pkl: tensors, containers and empty stand-ins; nothing else can be made.
+
+    It is pickle's reader in Python, because the one in C takes memory for whatever length or place a file names.
+    """
 
     def __init__(self, archive: zipfile.ZipFile, root: str):
         super().__init__(archive.open(f"{root}/data.pkl"))
         self._archive, self._root = archive, root
+        self._storages: dict[str, Tensor] = {}
 
     def find_class(self, module: str, name: str):
         if module.startswith("__torch__"):
@@ -286,8 +360,12 @@ class _TensorsOnly(pickle.Unpickler):
 
     def persistent_load(self, pid):
         _, dtype, key, _, count = pid
-        data = self._archive.read(f"{self._root}/data/{key}")
-        return torch.frombuffer(bytearray(data), dtype=dtype, count=count) if count else torch.empty(0, dtype=dtype)
+        if not count:
+            return torch.empty(0, dtype=dtype)
+        if key not in self._storages:
+            data = bytearray(self._archive.read(f"{self._root}/data/{key}"))
+            self._storages[key] = torch.frombuffer(data, dtype=torch.uint8)
+        return self._storages[key].view(dtype)[:count]
 
 
 def _tensor_view(storage: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
@@ -298,21 +376,23 @@ def _torchscript_tensors(path: Path, name: str) -> dict[str, Tensor]:
     """The parameters of a TorchScript archive by their dotted names. Its program is not run."""
     try:
         with zipfile.ZipFile(path) as archive:
+            _check_archive(archive, path)
             root = next(entry for entry in archive.namelist() if entry.endswith("/data.pkl")).rpartition("/")[0]
-            return dict(_named_tensors(_TensorsOnly(archive, root).load(), ""))
-    except (
-        pickle.UnpicklingError, zipfile.BadZipFile, StopIteration, EOFError, OSError, RuntimeError, KeyError,
-        ValueError, TypeError, AttributeError, IndexError,
-    ) as error:  # fmt: skip
+            return _own_tensors(_named_tensors(_TensorsOnly(archive, root).load(), "", set()), path, name)
+    except ModelError:
+        raise
+    except Exception as error:  # damaged archives and pickles raise a dozen kinds
         raise _broken(name, error) from error
 
 
-def _named_tensors(module, prefix: str) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by their dotted names; a module that is met again, which no CLIP has, is left out."""
+    seen.add(id(module))
     for key, child in vars(module).items():
         if isinstance(child, Tensor):
-            yield prefix + key, child
-        elif isinstance(child, _Script):
-            yield from _named_tensors(child, f"{prefix}{key}.")
+            yield f"{prefix}{key}", child
+        elif isinstance(child, _Script) and id(child) not in seen:
+            yield from _named_tensors(child, f"{prefix}{key}.", seen)
 
 
 # two spellings of the same weights
@@ -367,10 +447,16 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         raise ModelError(
             f"{name} is a CLIP with a ResNet image encoder; expected a vision transformer. Use ViT-B-16 or another ViT."
         )
-    if "vision_model.embeddings.class_embedding" in state:
-        return _from_transformers(state)
-    if "visual.class_embedding" in state:
-        return _renamed(state, _OPENAI, _OPENAI_BLOCK)
+    try:
+        if "vision_model.embeddings.class_embedding" in state:
+            return _from_transformers(state)
+        if "visual.class_embedding" in state:
+            return _renamed(state, _OPENAI, _OPENAI_BLOCK)
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(
+            f"{name} is no complete CLIP ViT: its tensors don't fit together ({_reason(error)}). Give the original "
+            "weights."
+        ) from error
     raise ModelError(
         f"{name} holds no CLIP ViT: neither OpenAI's nor transformers' keys are there "
         f"(first key: {next(iter(state), 'none')}). Give CLIP weights with both towers."
@@ -386,7 +472,7 @@ def _renamed(state: Mapping[str, Tensor], names: dict[str, str], inside: dict[st
             continue
         rest = key[len(start) :]
         if names[start].endswith(".blocks"):
-            _, number, rest = rest.split(".", 2)
+            _, number, rest = [*rest.split(".", 2), "", ""][:3]
             part = next((known for known in inside if rest.startswith(known)), None)
             if part is None:
                 continue
@@ -399,7 +485,7 @@ def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     result = _renamed(state, _HF, _HF_BLOCK)
     for key in ("image.projection", "text.projection"):
         if key in result:
-            result[key] = result[key].T
+            result[key] = result[key].transpose(0, -1)
     for key in state:
         if ".self_attn.q_proj." in key:
             tower, _, tail = key.partition(".encoder.layers.")
@@ -419,6 +505,7 @@ def _folder_tokenizer(folder: Path, name: str, context: int) -> Tokenize | None:
     if (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
+        _check_text(folder / "tokenizer.json", name)
         try:
             reader = Tokenizer.from_file(str(folder / "tokenizer.json"))
         except Exception as error:  # the tokenizers library raises bare Exception
@@ -431,17 +518,23 @@ def _folder_tokenizer(folder: Path, name: str, context: int) -> Tokenize | None:
         logging.set_verbosity_error()
         try:
             reader = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # the tokenizers library raises bare Exception
             raise _broken(f"{name}: vocab.json or merges.txt", error) from error
         finally:
             logging.set_verbosity(before)
     else:
         return None
-    reader.enable_truncation(context)
-    reader.no_padding()
 
     def tokenize(texts: Sequence[str]) -> Tensor:
-        return _padded([encoding.ids for encoding in reader.encode_batch(list(texts))])
+        try:
+            reader.enable_truncation(context)
+            reader.no_padding()
+            rows = [encoding.ids for encoding in reader.encode_batch(list(texts))]
+        except Exception as error:  # as above
+            raise _broken(f"{name}: its tokenizer", error) from error
+        if not all(rows):
+            raise ModelError(f"the tokenizer of {name} makes no token of a text; give the weights' own tokenizer.")
+        return _padded(rows)
 
     return tokenize
 
