@@ -10,13 +10,14 @@ import sys
 import pytest
 
 from vpl import ablate, scenes
-from vpl.ablate import ABLATIONS, Ablated, Cell, Claim, Scenes, Setting
-from vpl.cli import main
+from vpl.ablate import Ablated, Cell, Claim, Scenes
+from vpl.ablations import ABLATIONS, NETWORK, Ablation, Setting, crossed, sweep
+from vpl.cli import _bar, main
 from vpl.config import preset
-from vpl.errors import ConfigError, DataError
+from vpl.errors import DataError
 
 TINY = Scenes("demo", count=3, side=40)
-PAIR = ablate.sweep("phi", "Which Φ?", "prototypes.phi", (0.3, 0.5), marked="0.3")
+PAIR = sweep("phi", "Which Φ?", "prototypes.phi", (0.3, 0.5), marked="0.3")
 
 
 def made(folder, ablations=(PAIR,), base=None, sources=(TINY,), **more) -> list[Ablated]:
@@ -27,19 +28,6 @@ def made(folder, ablations=(PAIR,), base=None, sources=(TINY,), **more) -> list[
 def done(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
     return folder, made(folder)[0]
-
-
-@pytest.mark.parametrize("name", ABLATIONS)
-def test_every_setting_is_a_configuration(name):
-    found = ABLATIONS[name]
-    configs = [preset("scenes").with_values(dict(one.values)) for one in found.settings]
-    assert len({one.name for one in found.settings}) == len(configs)
-    assert found.marked == "" or found.marked in {one.name for one in found.settings}
-    assert found.row in ablate.ROW_NAMES
-
-
-def test_the_issues_ablations_are_there():
-    assert {"temperature", "rsc", "prompts", "phi", "regions", "labels", "rounds", "refine", "crf"} <= set(ABLATIONS)
 
 
 def test_table_csv_and_markdown(done):
@@ -107,7 +95,7 @@ def test_a_default_of_ones_own_joins_the_table(tmp_path):
 
 
 def table(values: dict[str, tuple[float, ...]], default: str) -> Ablated:
-    own = ablate.Ablation("x", "X?", tuple(Setting(name, ()) for name in values), row="crf")
+    own = Ablation("x", "X?", tuple(Setting(name, ()) for name in values), row="crf")
     cells = {("demo", name, "crf"): Cell(one) for name, one in values.items()}
     sets = len(next(iter(values.values())))
     return Ablated(own, ("demo",), "train", sets, 9, ("crf",), default, cells)
@@ -136,8 +124,8 @@ def test_pairs_not_means_decide():
 
 
 def test_a_grid_gives_a_heat_map(tmp_path):
-    two = ablate.sweep("exponent", "Which?", "labels.background_exponent", (1.0, 2.0))
-    result = made(tmp_path, [ablate.crossed(PAIR, two)])[0]
+    two = sweep("exponent", "Which?", "labels.background_exponent", (1.0, 2.0))
+    result = made(tmp_path, [crossed(PAIR, two)])[0]
     assert result.default == "0.5 | 2" and len(result.ablation.settings) == 4
     assert (tmp_path / "phi-by-exponent.png").exists()
 
@@ -166,10 +154,10 @@ def test_own_data_in_parts_that_share_no_image(tmp_path):
 
 def test_the_network_ablation(tmp_path):
     small = {"train.steps": 2, "train.crop": 40, "decoder.width": 16, "decoder.heads": 2, "predict.crf": False}
-    pair = ablate.Ablation("rsc", "RSC?", ABLATIONS["rsc"].settings[:1], row="single")
+    pair = Ablation("rsc", "RSC?", ABLATIONS["rsc"].settings[:1], row="single")
     base = preset("scenes").with_values(small | {"rsc.weight": 0.0})
     result = made(tmp_path, [pair], base)[0]
-    assert result.split == "val" and result.stages == ablate.NETWORK and result.default == "off"
+    assert result.split == "val" and result.stages == NETWORK and result.default == "off"
     assert not list(tmp_path.glob("networks/*/*/network"))
 
 
@@ -195,6 +183,6 @@ def test_the_command(tmp_path, capsys):
     assert "2 sets of 2 images" in printed and "labels-background_exponent.csv" in printed
 
 
-def test_unknown_names_are_refused():
-    with pytest.raises(ConfigError):
-        ablate.named("phi2")
+def test_the_bar_counts_settings():
+    units = {words: _bar([], 0, words).unit for words in ("ablate", "train", "pseudo-masks")}
+    assert units == {"ablate": "setting", "train": "step", "pseudo-masks": "image"}

@@ -18,5 +18,6 @@ def test_demo(tmp_path, monkeypatch):
     assert [line.split(":")[0] for line in text.splitlines()[-3:]] == ["made", "where", "next"]
     with Image.open(made.sheet) as sheet:
         assert sheet.width == 5 * 166 + 6
-    assert made.report.read_text(encoding="utf-8").startswith("<!")
+    page = made.report.read_text(encoding="utf-8")
+    assert page.startswith("<!") and "Seed precision" in page and "Mirror agreement" in page
     assert str(demo.demo(tmp_path / "demo", seeds=(0, 1))) == text

@@ -11,17 +11,20 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "vpl"
 ROWS = (
-    ("errors",),
-    ("config", "classes"),
+    ("errors", "machine"),
+    ("storage",),
+    ("config", "classes", "lattice"),
     ("weights",),
     ("images", "clip", "maps"),
-    ("datasets", "scenes", "sheet", "plots"),
+    ("datasets", "scenes", "sheet", "plots", "charts"),
     ("captions", "recipe", "prototypes", "seeds", "refine", "crf", "decoder", "losses", "metrics", "contrast"),
-    ("labels", "predict", "runfolder", "zeroshot", "signs"),
+    ("hub", "graph"),
+    ("labels", "predict", "runfolder", "zeroshot", "signs", "formats"),
     ("train", "learner", "card", "bench"),
-    ("run", "pretrain"),
-    ("report", "checkup"),
-    ("demo", "ablate", "tune", "compare"),
+    ("run", "pretrain", "committee", "ablations"),
+    ("modality", "gallery"),
+    ("report", "checkup", "exports"),
+    ("demo", "ablate", "tune", "compare", "scaleout"),
     ("cli",),
     ("__main__",),
 )

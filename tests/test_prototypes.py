@@ -4,6 +4,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vpl import prototypes
 from vpl.classes import ClassSet
 from vpl.config import PromptConfig, PrototypeConfig
 from vpl.errors import ConfigError, DataError
@@ -32,6 +34,21 @@ def problem(count=37, classes=5, width=12, seed=0, dtype=torch.float64):
     own = torch.arange(count) % classes
     x = F.normalize(text[own] + centres[own] + 0.8 * unit(count, width, seed=seed + 2, dtype=dtype), dim=-1)
     return x, soft_labels(x, text, None, 0.1), text, own
+
+
+@pytest.fixture
+def many(monkeypatch):
+    """The path of many regions, in passes of a few rows that no count here is a multiple of."""
+    monkeypatch.setattr(prototypes, "MANY_REGIONS", 1)
+    monkeypatch.setattr(prototypes, "REGIONS_AT_ONCE", 16)
+
+
+@pytest.fixture(params=["few", "many"])
+def path(request):
+    """Both ways of learning."""
+    if request.param == "many":
+        request.getfixturevalue("many")
+    return request.param
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +186,7 @@ def test_soft_label_errors_say_what_to_do():
         soft_labels(x, text, None, 0.0)
 
 
-def test_the_gradient_in_closed_form_is_autograds():
+def test_the_gradient_in_closed_form_is_autograds(path):
     x, q, text, _ = problem()
     rows = text.clone().requires_grad_()
     loss = (q * (q.log() - torch.log_softmax(x @ rows.T / 0.04, dim=1))).sum(1).mean()
@@ -203,6 +220,95 @@ def test_learning_agrees_with_its_slow_twin(count, classes, width, step, steps):
     torch.testing.assert_close(learned.prototypes, twin(x, q, text, config), atol=1e-9, rtol=0)
 
 
+def twin_of_many(x, q, start, config):
+    """The slow twin with momentum: autograd's gradient of all regions at once, every point and its KL written down."""
+
+    def look(rows):
+        leaf = rows.clone().requires_grad_()
+        loss = (torch.xlogy(q, q) - q * torch.log_softmax(x @ leaf.T / config.image_temperature, dim=1)).sum(1).mean()
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        return loss.item(), rows, gradient
+
+    rate, landings, lowest, rows = config.step, [], look(start), start
+    for _ in range(config.steps):
+        kl, _, gradient = lowest
+        landings.append(F.normalize(rows - rate * gradient, dim=1))
+        since = len(landings) - 1
+        push = since / (since + 3) * (landings[-1] - landings[-2]) if since else 0
+        seen = look(F.normalize(landings[-1] + push, dim=1))
+        if seen[0] <= kl:
+            lowest = seen
+        else:
+            rate, landings = rate / 2, []
+        rows = lowest[1]
+    return lowest
+
+
+@pytest.mark.parametrize(("step", "steps"), [(1.0, 13), (10.0, 19), (1.0, 100), (10.0, 100)])
+@pytest.mark.parametrize(("count", "classes", "width"), [(7, 3, 5), (37, 5, 12), (101, 11, 17)])
+def test_learning_from_many_regions_agrees_with_its_slow_twin(many, count, classes, width, step, steps):
+    x, q, text, _ = problem(count, classes, width)
+    config = replace(CONFIG, steps=steps, step=step, tolerance=0.0)
+    learned, (kl, rows, _) = learn(x, q, text, config), twin_of_many(x, q, text, config)
+    assert learned.kl_after == pytest.approx(kl, abs=1e-12)
+    torch.testing.assert_close(learned.prototypes, rows, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("temperature", [0.03, 0.16])
+def test_many_regions_end_where_the_reference_would_or_lower(monkeypatch, seed, temperature):
+    x, q, text, _ = problem(300, 6, 16, 10 * seed)
+    config = PrototypeConfig(image_temperature=temperature, steps=1000)
+    reference = learn(x, q, text, config)
+    monkeypatch.setattr(prototypes, "MANY_REGIONS", 300)
+    learned = learn(x, q, text, config)
+    assert learned.kl_before == pytest.approx(reference.kl_before, abs=1e-12)
+    assert learned.kl_after <= reference.kl_after * (1 + config.tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", range(4))
+def test_many_regions_lead_to_the_reference_s_prototypes_where_the_labels_cannot_be_met(monkeypatch, seed, dtype):
+    x, q, text, _ = problem(300, 6, 16, 10 * seed)
+    config = PrototypeConfig(image_temperature=0.16)  # so warm that no unit rows give labels as sharp as these
+    reference = learn(x, q, text, config)
+    monkeypatch.setattr(prototypes, "MANY_REGIONS", 300)
+    learned = learn(x.to(dtype), q.to(dtype), text.to(dtype), config)
+    assert learned.prototypes.dtype == dtype and learned.steps < reference.steps
+    assert (learned.prototypes * reference.prototypes).sum(1).min() > 0.99
+    assert slope_along_the_sphere(x, q, learned.prototypes.double()) < 0.02 * slope_along_the_sphere(x, q, text)
+
+
+def slope_along_the_sphere(x, q, rows, temperature=0.16):
+    gradient = (torch.softmax(x @ rows.T / temperature, dim=1) - q).T @ x
+    return float((gradient - (gradient * rows).sum(1, keepdim=True) * rows).norm())
+
+
+def test_the_reference_learns_from_fewer_than_many_regions(monkeypatch):
+    x, q, text, _ = problem(40)
+    reference = learn(x, q, text, CONFIG)
+    monkeypatch.setattr(prototypes, "MANY_REGIONS", 41)
+    assert torch.equal(learn(x, q, text, CONFIG).prototypes, reference.prototypes)
+    monkeypatch.setattr(prototypes, "MANY_REGIONS", 40)
+    assert not torch.equal(learn(x, q, text, CONFIG).prototypes, reference.prototypes)
+
+
+def test_many_regions_forgive_a_step_that_is_far_too_long(many):
+    x, q, text, _ = problem(101, 5, 12)
+    usual, long = (
+        learn(x, q, text, replace(CONFIG, step=step, steps=300, image_temperature=0.16)) for step in (1.0, 1e12)
+    )
+    assert long.curve[1] == long.curve[0]  # the first window took every step back, and it went on
+    assert long.kl_after == pytest.approx(usual.kl_after, rel=1e-3)
+
+
+def test_the_kl_of_many_regions_never_rises(many):
+    x, q, text, _ = problem(101, 5, 12)
+    learned = learn(x, q, text, replace(CONFIG, steps=200))
+    assert all(b <= a for a, b in zip(learned.curve, learned.curve[1:], strict=False))
+    assert learned.curve[-1] == learned.kl_after < learned.kl_before == learned.curve[0]
+
+
 @pytest.mark.parametrize(("count", "classes", "width"), [(7, 3, 5), (37, 5, 12), (101, 11, 17)])
 def test_float32_agrees_with_float64(count, classes, width):
     x, q, text, _ = problem(count, classes, width)
@@ -220,23 +326,25 @@ def test_float32_agrees_with_float64(count, classes, width):
     st.integers(0, 10**6),
     st.sampled_from([0.1, 10.0, 1e4]),
     st.sampled_from([0, 20, 33, 40]),
+    st.sampled_from([1, prototypes.MANY_REGIONS]),
 )
-def test_the_loss_never_ends_above_the_start(count, classes, seed, step, steps):
+def test_the_loss_never_ends_above_the_start(count, classes, seed, step, steps, many):
     x, q, text, _ = problem(count, classes, 6, seed)
-    learned = learn(x, q, text, replace(CONFIG, step=step, steps=steps))
+    with mock.patch.object(prototypes, "MANY_REGIONS", many):
+        learned = learn(x, q, text, replace(CONFIG, step=step, steps=steps))
     assert learned.kl_after <= learned.kl_before == learned.curve[0]
     assert learned.kl_after == pytest.approx(mean_kl(x, q, learned.prototypes, 0.04), abs=1e-12)
     torch.testing.assert_close(learned.prototypes.norm(dim=1), torch.ones(classes, dtype=torch.float64))
 
 
-def test_no_step_leaves_the_start():
+def test_no_step_leaves_the_start(path):
     x, q, text, _ = problem()
     learned = learn(x, q, text, replace(CONFIG, steps=0))
     assert torch.equal(learned.prototypes, text)
     assert learned.steps == 0 and learned.curve == (learned.kl_before,) and learned.kl_after == learned.kl_before
 
 
-def test_labels_that_are_met_already_stay():
+def test_labels_that_are_met_already_stay(path):
     x, _, text, _ = problem()
     q = torch.softmax(x @ text.T / 0.04, dim=1)
     learned = learn(x, q, text, CONFIG)
@@ -244,14 +352,14 @@ def test_labels_that_are_met_already_stay():
     assert learned.kl_after == pytest.approx(0, abs=1e-12)
 
 
-def test_arguments_are_not_modified():
+def test_arguments_are_not_modified(path):
     x, q, text, _ = problem()
     copies = x.clone(), q.clone(), text.clone()
     learn(x, q, text, CONFIG)
     assert all(torch.equal(one, two) for one, two in zip((x, q, text), copies, strict=True))
 
 
-def test_the_tolerance_ends_it_and_zero_does_not():
+def test_the_tolerance_ends_it_and_zero_does_not(path):
     x, _, text, _ = problem(200, 5, 8)
     q = torch.softmax(x @ unit(5, 8, seed=9, dtype=torch.float64).T, dim=1)  # soft: the KL cannot reach zero
     loose = learn(x, q, text, replace(CONFIG, steps=2000, tolerance=0.1))
@@ -288,7 +396,7 @@ def test_the_report_by_hand():
         report(x[:0], q[:0], own[:0], text, vision, 1.0)
 
 
-def test_learning_brings_regions_nearer_to_their_own_prototype():
+def test_learning_brings_regions_nearer_to_their_own_prototype(path):
     x, q, text, own = problem(400, 6, 16)
     learned = learn(x, q, text, replace(CONFIG, steps=400))
     made = report(x, q, own, text, learned.prototypes, CONFIG.image_temperature)

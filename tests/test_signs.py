@@ -54,9 +54,11 @@ def test_configuration_values_in_the_advice_exist():
 
 
 def test_of_maps():
-    found = signs.of_maps(grid([0, 1, 1, 0]), grid([0, 1, 0, 0]), grid([0, 1, 255, 255]))
-    assert found == {"CRF change": 0.25, "ignored pixels": 0.5}
-    assert signs.of_maps(grid([0]), None, None) == {}
+    mask = {"ignored pixels": 0.5, "foreground pixels": 0.25, "tags without a pixel": 0.0}
+    found = signs.of_maps(grid([0, 1, 1, 0]), grid([0, 1, 0, 0]), grid([0, 1, 255, 255]), [1])
+    assert found == {"CRF change": 0.25} | mask
+    assert signs.of_maps(grid([0]), None, None, [1]) == {}
+    assert signs.of_mask(grid([0, 1, 255, 255]), [1, 2]) == mask | {"tags without a pixel": 1.0}
 
 
 def test_against_truth_by_hand():

@@ -21,7 +21,7 @@ from vpl.config import Config
 from vpl.datasets import Sample
 from vpl.errors import DataError, VplError
 from vpl.run import Run
-from vpl.runfolder import read_json, read_tensors, write_json
+from vpl.runfolder import read_evaluations, read_json, read_map, read_prototypes, write_json
 
 LOOKED, AGAIN = 500, 24
 """Most images whose label maps are read, and whose seeds are made again; spread evenly over the list. [ours]"""
@@ -39,16 +39,16 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     done = [sample for sample in run.dataset.samples if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
     for sample in _spread(done, LOOKED):
         maps = {name: _mask(run, name, sample) for name in ("seeds/refined", "seeds/crf", "labels")}
-        _add(free, signs.of_maps(maps["seeds/refined"], maps["seeds/crf"], maps["labels"]))
+        _add(free, signs.of_maps(maps["seeds/refined"], maps["seeds/crf"], maps["labels"], _labels(run, sample)))
         truth = _truth(sample)
         last = maps["labels"] if maps["seeds/crf"] is None else maps["seeds/crf"]
         if truth is not None and last is not None and truth.shape == last.shape:
             _add(true, signs.against_truth(maps["seeds/refined"], last, truth))
     right = read_json(run.folder / "prototypes.json").get("accuracy_vision")
-    if right is not None:
+    if isinstance(right, (int, float)):
         free["tag consistency"].append(right)
     _look_again(run, _spread(done, AGAIN), free, true)
-    gap = _train_val_gap(read_json(run.folder / "metrics.json"))
+    gap = _train_val_gap(read_evaluations(run.folder))
     if gap is not None:
         true["train/val gap"].append(gap)
     found = {"label_free": signs.label_free(free), "with_truth": signs.with_truth(true)}
@@ -69,7 +69,12 @@ def _add(values: dict[str, list[float]], found: dict[str, float]) -> None:
 
 def _mask(run: Run, folder: str, sample: Sample) -> np.ndarray | None:
     path = run.folder / folder / f"{sample.id}.png"
-    return images.read_mask(path) if path.exists() else None
+    return read_map(path) if path.exists() else None
+
+
+def _labels(run: Run, sample: Sample) -> list[int]:
+    """Label values of the image's tags."""
+    return [run.classes.index(tag) + 1 for tag in sample.tags]
 
 
 def _truth(sample: Sample) -> np.ndarray | None:
@@ -93,7 +98,7 @@ def _look_again(
             continue
     if not views:
         return
-    stored = read_tensors(run.folder / "prototypes.safetensors")
+    stored = read_prototypes(run.folder / "prototypes.safetensors", run.clip.dim)
     config = run.config
     bench = Bench(run.clip, run.classes, views, run.image_workers)
     larger = config.with_values({"clip.scale": config.clip.scale * LARGER})
@@ -121,9 +126,9 @@ def _maps(bench: Bench, stored: dict[str, torch.Tensor], config: Config) -> Maps
     return bench.refined_with(stored["vision"], config)
 
 
-def _train_val_gap(tree: dict) -> float | None:
+def _train_val_gap(evaluations: Sequence[dict]) -> float | None:
     """mIoU of the pseudo-masks less that of the network, single scale, on its own split."""
-    rows = {row["name"]: row["miou"] for one in tree.get("evaluations", []) for row in one["rows"]}
+    rows = {row["name"]: row["miou"] for one in evaluations for row in one["rows"]}
     pseudo, network = rows.get("refined + CRF"), rows.get("network, single scale")
     if pseudo is None or network is None or not (math.isfinite(pseudo) and math.isfinite(network)):
         return None

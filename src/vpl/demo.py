@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl import images, report, scenes, sheet
+from vpl import checkup, images, report, scenes, sheet
 from vpl.config import Config, preset
 from vpl.run import Progress, Run, silent
 
@@ -111,6 +111,7 @@ def demo(
             if seed == seeds[0]:
                 network = made["val"]
                 picture = write_sheet(run, folder / "contact-sheet.png")
+                checkup.checkup(run)
                 page = report.write(run.folder)
     return Demo(folder, tuple(pseudo), network, picture, page)
 

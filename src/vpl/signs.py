@@ -1,7 +1,7 @@
 """Signs of failure, each with what to do about it, and the gap between the two modalities (METHOD.md 3.5 and 7).
 
     without truth: agreement of seeds under a mirror and under scale, tag consistency, share of pixels that the CRF
-                   changes, share of pixels that are ignored
+                   changes, shares of pixels that are ignored and that carry a tag, images with a tag without a pixel
     with truth:    completeness of seeds, co-occurrence error, noise of masks, the gap between two splits
 
 A sign is a number, what it means, and one sentence of advice; the advice is empty while the number is fine. The limits
@@ -13,7 +13,7 @@ Letters: N regions · C classes · P prototypes · D joint width · H W pixels.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -79,6 +79,18 @@ LABEL_FREE = {
         "Share of the pixels of the pseudo-masks that are left to the network (255).",
         "Little is left to learn from: lower labels.confidence.",
         high=0.4,
+    ),
+    "foreground pixels": _Rule(
+        "Share of the pixels of the pseudo-masks that carry a tag's label.",
+        "Masks are nearly empty or nearly full: if your objects fill more of an image, lower "
+        "labels.background_exponent or refine.box_threshold; if less, raise them.",
+        low=0.02,
+        high=0.9,
+    ),
+    "tags without a pixel": _Rule(
+        "Share of the images where at least one tag has no pixel in the pseudo-mask.",
+        "Tagged objects are lost: check the tags, lower labels.confidence, or give the classes better prompt words.",
+        high=0.1,
     ),
 }
 
@@ -156,15 +168,29 @@ def _signs(rules: Mapping[str, _Rule], values: Mapping[str, float | Sequence[flo
 
 
 def of_maps(
-    seeds: UInt8[np.ndarray, "H W"], likely: UInt8[np.ndarray, "H W"] | None, mask: UInt8[np.ndarray, "H W"] | None
+    seeds: UInt8[np.ndarray, "H W"],
+    likely: UInt8[np.ndarray, "H W"] | None,
+    mask: UInt8[np.ndarray, "H W"] | None,
+    tags: Collection[int],
 ) -> dict[str, float]:
-    """What one image's label maps say without truth: of the refined seeds, the same after the CRF, the pseudo-mask."""
-    found = {}
+    """What one image's label maps say without truth: of the refined seeds, the same after the CRF, the pseudo-mask.
+
+    Args:
+        tags: label values of the image's tags.
+    """
+    found = {} if mask is None else of_mask(mask, tags)
     if likely is not None:
         found["CRF change"] = changed(seeds, likely)
-    if mask is not None:
-        found["ignored pixels"] = metrics.ignored_share(mask)
     return found
+
+
+def of_mask(mask: UInt8[np.ndarray, "H W"], tags: Collection[int]) -> dict[str, float]:
+    """What a pseudo-mask alone says, by name of `LABEL_FREE`. `tags`: label values of the image's tags."""
+    return {
+        "ignored pixels": metrics.ignored_share(mask),
+        "foreground pixels": float(((mask > 0) & (mask != IGNORE)).mean()),
+        "tags without a pixel": float(not set(tags) <= set(np.unique(mask).tolist())),
+    }
 
 
 def against_truth(

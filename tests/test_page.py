@@ -1,0 +1,243 @@
+"""The page of a run in Chromium: what runs, what is shown, and how it looks by screen and by key."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from report_case import EVIL_FILE, NAMES, make_run
+from vpl import report
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("page"))
+
+
+class Browser:
+    """A headless Chromium, driven by WebDriver over plain HTTP."""
+
+    def __init__(self, driver: str, chromium: str):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self._process = subprocess.Popen(
+            [driver, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._base = f"http://127.0.0.1:{port}"
+        options = {
+            "binary": chromium,
+            "args": [
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--disable-quic",
+                "--no-first-run",
+                "--disable-background-networking",
+                "--disable-component-update",
+                "--disable-sync",
+                "--window-size=1280,900",
+            ],
+        }
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        try:
+            self._await()
+            session = self._call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
+        except BaseException:
+            self._process.kill()
+            raise
+        self._base += f"/session/{session['sessionId']}"
+
+    def _await(self) -> None:
+        for _ in range(150):
+            with contextlib.suppress(OSError):
+                self._call("GET", "/status")
+                return
+            time.sleep(0.1)
+        raise RuntimeError("chromedriver doesn't answer")
+
+    def _call(self, method: str, path: str, body: dict | None = None):
+        content = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self._base + path, content, {"Content-Type": "application/json"}, method=method
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=180) as answer:
+                return json.load(answer)["value"]
+        except urllib.error.HTTPError as error:
+            raise RuntimeError(error.read().decode()[:500]) from None
+
+    def open(self, path: Path) -> None:
+        self._call("POST", "/url", {"url": path.resolve().as_uri()})
+
+    def run(self, script: str, *arguments):
+        return self._call("POST", "/execute/sync", {"script": script, "args": list(arguments)})
+
+    def devtools(self, command: str, **parameters):
+        return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def press(self, key: str, times: int = 1) -> None:
+        keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}] * times
+        self._call("POST", "/actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
+
+    def click(self, query: str) -> None:
+        found = self._call("POST", "/element", {"using": "css selector", "value": query})
+        (element,) = found.values()
+        self._call("POST", f"/element/{element}/click", {})
+
+    def console(self) -> list[str]:
+        return [entry["message"] for entry in self._call("POST", "/se/log", {"type": "browser"})]
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._call("DELETE", "")
+        self._process.terminate()
+        self._process.wait()
+
+
+ENTER, TAB = "\ue007", "\ue004"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not driver or not chromium:
+        pytest.skip("no Chromium with chromedriver on this machine (Debian: apt-get install chromium chromium-driver)")
+    made = Browser(driver, chromium)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser, run_folder):
+    path = report.write(run_folder)
+
+    def again(width: int = 1280, dark: bool = False) -> Browser:
+        browser.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
+        )
+        features = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+        browser.devtools(
+            "Emulation.setEmulatedMedia", features=[{"name": name, "value": one} for name, one in features.items()]
+        )
+        browser.open(path)
+        return browser
+
+    return again
+
+
+def shown(browser: Browser) -> list[str]:
+    return browser.run("return [...document.querySelectorAll('.card:not([hidden]) h3')].map(one => one.textContent)")
+
+
+def test_chromium_has_nothing_to_complain_about(opened):
+    browser = opened()
+    assert browser.run("return document.title") == "run & co – vpl report"
+    assert browser.console() == []
+    assert browser.run("return window.broken") is None
+    assert browser.run("return document.querySelectorAll('script').length") == 1
+    assert (
+        browser.run("return performance.getEntriesByType('resource').filter(one => /^http/.test(one.name)).length") == 0
+    )
+    broken = "return [...document.images].filter(one => !one.complete || !one.naturalWidth || !one.alt).length"
+    assert browser.run(broken) == 0
+
+
+def test_worst_first_on_a_click(opened):
+    browser = opened()
+    assert shown(browser) == [EVIL_FILE, "a1", "a9", "a10", "v0", "v1"]
+    browser.click("[data-order=worst]")
+    worst = shown(browser)
+    assert worst[0] == "a1" and set(worst[-2:]) == {"v0", "v1"}
+    assert browser.run("return document.querySelector('[data-order=worst]').ariaPressed") == "true"
+    assert "worst iou first" in browser.run("return document.getElementById('said').textContent")
+    browser.click("button[data-split=train]")
+    assert shown(browser) == worst[:-2]
+    browser.click("[data-order=best]")
+    assert shown(browser) == worst[:-2][::-1]
+    assert browser.console() == []
+
+
+def test_everything_works_by_keyboard(opened):
+    browser = opened()
+    browser.run("document.querySelector('table.sortable button').focus()")
+    outline = "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, parseFloat(s.outlineWidth)]"
+    browser.press(ENTER)
+    assert browser.run("return document.querySelector('table.sortable th').ariaSort") == "ascending"
+    style, width = browser.run(outline)
+    assert style == "solid" and width >= 2
+    rows = "return [...document.querySelector('table.sortable').tBodies[0].rows].map(one => one.cells[0].textContent)"
+    up = browser.run(rows)
+    browser.press(ENTER)
+    assert browser.run(rows) == up[::-1] and sorted(up) == sorted(["background", *NAMES])
+    browser.run(
+        "window.reached = []; document.activeElement.blur(); window.scrollTo(0, 0);"
+        "document.addEventListener('focusin', ({target}) =>"
+        " reached.push(target.id || target.dataset.order || target.textContent))"
+    )
+    browser.press(TAB, 80)
+    reached = set(browser.run("return window.reached"))
+    assert {"worst", "strength", "Gallery", "Skip to the results"} <= reached
+    assert browser.run("return [...document.querySelectorAll('[onclick], div[tabindex]:not([role])')].length") == 0
+
+
+def test_one_class_of_the_projection_can_be_picked(opened):
+    browser = opened()
+    browser.click("[data-pick='0']")
+    on = "return [...document.querySelectorAll('#scatter .on')].map(one => one.dataset.c)"
+    marks = browser.run(on)
+    assert set(marks) == {"0"} and len(marks) == 4 + 3  # regions, link, text and vision prototype
+    browser.click("[data-pick='0']")
+    assert browser.run(on) == []
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_page_fits_the_screen_and_can_be_read(opened, width, dark):
+    browser = opened(width, dark)
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    contrast = """
+    const light = text => {
+      const parts = text.match(/[\\d.]+/g).slice(0, 3).map(one => one / 255);
+      const line = parts.map(one => one <= .04045 ? one / 12.92 : ((one + .055) / 1.055) ** 2.4);
+      return .2126 * line[0] + .7152 * line[1] + .0722 * line[2];
+    };
+    const paper = light(getComputedStyle(document.body).backgroundColor);
+    return [...document.querySelectorAll('p, th, td, h1, h2, h3, dt, dd, a, figcaption')].map(one => {
+      const ink = light(getComputedStyle(one).color);
+      return (Math.max(ink, paper) + .05) / (Math.min(ink, paper) + .05);
+    });
+    """
+    assert min(browser.run(contrast)) >= 4.5
+    assert (browser.run("return getComputedStyle(document.body).backgroundColor") < "rgb(1") is False
+    paper = [int(n) for n in re.findall(r"\d+", browser.run("return getComputedStyle(document.body).backgroundColor"))]
+    assert (max(paper) < 60) if dark else (min(paper) > 230)
+
+
+def test_motion_is_left_out_when_it_is_unwelcome(opened):
+    browser = opened()
+    smooth = "return getComputedStyle(document.documentElement).scrollBehavior"
+    assert browser.run(smooth) == "auto"
+    browser.devtools("Emulation.setEmulatedMedia", features=[])
+    assert browser.run(smooth) == "smooth"
+
+
+def test_a_smuggled_script_does_not_run(opened, run_folder):
+    path = run_folder.parent / "smuggled.html"
+    page = (run_folder / "report.html").read_text(encoding="utf-8")
+    path.write_text(page.replace("<footer>", "<script>window.broken = 3</script><footer>"), encoding="utf-8")
+    browser = opened()
+    browser.open(path)
+    assert browser.run("return window.broken") is None
+    assert any("Content Security Policy" in message for message in browser.console())
