@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl.ablate import ROW_NAMES, Ablated
+from vpl.ablate import Ablated
+from vpl.ablations import ROW_NAMES
 from vpl.images import write_text_atomic
 from vpl.tune import CHOSEN
 
@@ -151,9 +152,8 @@ def ranking() -> list[str]:
         "| **used by `vpl tune`** | " + " | ".join(chosen) + " |",
         "| the value they are varied around | " + " | ".join(kept) + " |",
         "",
-        "Used: " + "; ".join(f"{key}: {' + '.join(CHOSEN[key])}" for key in keys) + ".",
-        "No score ranks the values of Φ: there and for the box threshold following one gains little or nothing over "
-        "the default, and `vpl tune` moves a value only when its score gains more than its standard error.",
+        "Used: " + "; ".join(f"{key}: {' + '.join(CHOSEN[key])}" for key in keys) + ". evidence (vision) is METHOD 8's "
+        "score as it stands.",
     ]
     return [*lines, ""]
 
@@ -173,14 +173,16 @@ def distances() -> list[str]:
     lines = [
         "## Without ground truth: how far the choice is from the best one",
         "",
-        f"mIoU of refined seeds after the CRF on sets of {tree['images']} scenes, mean ± std over the sets. "
-        "The oracle searches the same values with the truth of the very images it is judged on, so part of its lead is "
-        "luck: the fourth column has what its choice gives on other sets. None of these styles took part in choosing "
-        "the scores. "
-        "`python benchmarks/tune.py distance`",
+        f"mIoU of refined seeds after the CRF on {tree['sets']} sets of {tree['images']} scenes, mean ± std over the "
+        "sets. The oracle searches the same values in the same order with the truth of the very images it is judged "
+        "on, so part of its lead is luck: the fourth column has what its choice gives on other sets. Both change one "
+        "value after the other, so that the choice can also end above the oracle. The last column is the committee's "
+        "own opinion, the label maps that settings are compared with. None of these styles took part in choosing the "
+        "scores. `python benchmarks/tune.py distance`",
         "",
-        "| scenes | defaults | label-free choice | oracle | oracle, other sets | choice to oracle | to defaults |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| scenes | defaults | label-free choice | oracle | oracle, other sets | choice to oracle | to defaults "
+        "| opinion |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     keys, near, names = ("default", "chosen", "oracle", "transferred"), 0, 0
     for name in dict.fromkeys(row["setting"] for row in tree["rows"]):
@@ -190,10 +192,16 @@ def distances() -> list[str]:
         spread = [one.std(ddof=1) if len(one) > 1 else float("nan") for one in cells]
         texts = [f"{one.mean():.1f} ± {std:.1f}" for one, std in zip(cells[:4], spread[:4], strict=True)]
         texts += [f"{one.mean():+.1f} ± {std:.1f}" for one, std in zip(cells[4:], spread[4:], strict=True)]
+        opinion = np.array([row["opinion"] for row in rows])
+        texts.append(f"{opinion.mean():.1f}")
         lines.append(f"| {name} | " + " | ".join(texts) + " |")
-        near += bool(abs(cells[4].mean()) <= GOAL)
+        near += bool(np.minimum(cells[4], 0).mean() >= -GOAL)
         names += 1
-    lines += ["", f"The goal, {GOAL} mIoU from the oracle, is reached in {near} of these {names} kinds of scenes."]
+    lines += [
+        "",
+        f"The goal, at most {GOAL} mIoU below the oracle, is reached in {near} of these {names} kinds of scenes (sets "
+        "where the choice is above the oracle count as zero).",
+    ]
     return [*lines, ""]
 
 

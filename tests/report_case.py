@@ -138,6 +138,11 @@ def make_run(root: Path, masks: bool = True) -> Path:
             save_file(tensors, run / "regions" / f"round{turn}-{batch:06d}.safetensors")
     learned = {"regions": 10, "kl_text": 1.5, "kl_vision": 0.25, "gap_text": 1.1, "gap_vision": 0.2}
     learned |= {"kl_before": 1.4, "kl_after": 0.3, "curve": [1.5, 0.5, 0.25], "steps": 50, "own_text": None}
+    one = {"regions": 4, "distance": 1.25, "own": 0.5, "other": None}
+    learned["modality"] = {
+        "text": {"gap": 1.0, "separability": 0.97, "classes": {NAMES[0]: one}},
+        "vision": {"gap": 0.5, "separability": None, "classes": {NAMES[0]: one | {"own": 0.75}}},
+    }
     (run / "prototypes.json").write_text(json.dumps(learned), encoding="utf-8")
     (run / "network").mkdir()
     lines = ["step,loss,pull,note", "1,2.0,0.5,a", "2,1.0,nan,b", "3,0.5,0.25,c"]

@@ -243,3 +243,10 @@ def test_wrong_toml_is_told(tmp_path, content, words):
 def test_missing_toml_is_told(tmp_path):
     with pytest.raises(ConfigError, match=r"can't be read \(No such file or directory\); check the path"):
         Config.from_toml(tmp_path / "no.toml")
+
+
+def test_a_reason_stands_beside_its_value():
+    written = Config().to_toml({"prototypes.phi": "0.5 has the best score."})
+    lines = [line for line in written.splitlines() if "vpl tune" in line]
+    assert len(lines) == 1 and lines[0].startswith("phi = 0.5 #") and lines[0].endswith("0.5 has the best score.")
+    assert tomllib.loads(written) == tomllib.loads(Config().to_toml())

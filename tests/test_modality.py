@@ -27,6 +27,13 @@ def test_gap_pairs_before_and_after(gap):
     assert gap.regions == gap.shown == 10
 
 
+def test_each_class_has_its_distances_and_cosines(gap):
+    assert gap.numbers[-1].name.startswith("Regions and classes' prototypes told apart")
+    assert (gap.numbers[-1].before, gap.numbers[-1].after) == (0.97, None)
+    (only,) = gap.by_class
+    assert only == modality.ClassGap(NAMES[0], 4, (1.25, 1.25), (0.5, 0.75), (None, None))
+
+
 def test_projection_weighs_groups_not_rows():
     rng = np.random.default_rng(1)
     many, few = rng.normal(size=(40, 6)), rng.normal(size=(4, 6)) + 5

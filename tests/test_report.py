@@ -181,6 +181,8 @@ def test_what_is_absent_is_said_in_one_sentence(own_run):
         ("metrics.json", b"\xff\xfe"),
         ("prototypes.json", '{"curve": 3}'),
         ("prototypes.json", '{"curve": ["a"]}'),
+        ("prototypes.json", '{"modality": 3}'),
+        ("prototypes.json", '{"modality": {"text": {"separability": 1, "classes": {"cat": {}}}, "vision": {}}}'),
         ("prototypes.safetensors", b"nothing"),
         ("regions/round2-000001.safetensors", b"\x00" * 30),
         ("network/curve.csv", b"\xff\xfe\x00"),

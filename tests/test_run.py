@@ -78,6 +78,14 @@ def test_a_mask_for_each_image_at_its_size(tree, finished):
                 assert read_mask(finished / place / f"{path.stem}.png").shape == (image.height, image.width)
 
 
+def test_the_learning_report_tells_the_gap_class_by_class(finished):
+    found = json.loads((finished / "prototypes.json").read_text())["modality"]
+    for kind in ("text", "vision"):
+        assert 0.5 <= found[kind]["separability"] <= 1
+        assert sum(row["regions"] for row in found[kind]["classes"].values()) > 0
+    assert found["text"]["classes"].keys() == found["vision"]["classes"].keys()
+
+
 def test_labels_are_the_images_own_tags(tree, finished):
     dataset = dataset_of(config_of(tree).data)
     for sample in dataset.samples:

@@ -77,7 +77,8 @@ class Bench:
         self.clip, self.classes, self.views, self.workers = clip, classes, tuple(views), workers
         self._kept: dict[str, OrderedDict] = {}
 
-    def _once(self, kind: str, key: object, make: Callable[[], _T], most: int = KEPT) -> _T:
+    def once(self, kind: str, key: object, make: Callable[[], _T], most: int = KEPT) -> _T:
+        """`make`'s result, kept on the shelf `kind` under `key` while there are at most `most` of them."""
         shelf = self._kept.setdefault(kind, OrderedDict())
         if key not in shelf:
             shelf[key] = make()
@@ -93,13 +94,13 @@ class Bench:
             views = [View(np.ascontiguousarray(one.image[:, ::-1]), one.tags, one.size) for one in self.views]
             return Bench(self.clip, self.classes, views, self.workers)
 
-        return self._once("mirrored", None, make)
+        return self.once("mirrored", None, make)
 
     # ------------------------------------------------------------------ features
 
     def features(self, clip: ClipConfig) -> list[tuple[tuple[int, ...], Features]]:
         """Numbers of views with equal patch grids, and their features, batch by batch."""
-        return self._once("features", clip, lambda: list(self._encode(clip)), most=2)
+        return self.once("features", clip, lambda: list(self._encode(clip)), most=2)
 
     def _encode(self, clip: ClipConfig) -> Iterator[tuple[tuple[int, ...], Features]]:
         groups: dict[tuple[int, int], list[int]] = {}
@@ -129,7 +130,7 @@ class Bench:
         def make() -> Tensor:
             return prototypes.text_prototypes(self.clip, self.classes, config.prompts).all
 
-        return self._once("text", config.prompts, make)
+        return self.once("text", config.prompts, make)
 
     def _seeds(self, table: Float[Tensor, "P D"], scale: float, config: Config) -> Maps:
         count, kind = len(self.classes), config.seeds.kind
@@ -149,14 +150,16 @@ class Bench:
     def text_seeds(self, config: Config) -> Maps:
         """Seeds from the text prototypes."""
         key = (config.clip, config.prompts, config.seeds)
-        return self._once("text seeds", key, lambda: self._seeds(self.text(config), self.clip.logit_scale, config))
+        return self.once("text seeds", key, lambda: self._seeds(self.text(config), self.clip.logit_scale, config))
 
     def knowledge(self, config: Config) -> Knowledge:
         """Regions and vision prototypes, learned as many rounds as the configuration says."""
+        return self.once("knowledge", self._learned_from(config), lambda: self._learn(config))
+
+    def _learned_from(self, config: Config) -> tuple:
+        """What prototypes and their seeds depend on."""
         key = (config.clip, config.prompts, config.seeds, config.prototypes)
-        if config.prototypes.refined:
-            key = (*key, config.refine)
-        return self._once("knowledge", key, lambda: self._learn(config))
+        return (*key, config.refine) if config.prototypes.refined else key
 
     def _learn(self, config: Config) -> Knowledge:
         text, own = self.text(config), config.prototypes
@@ -196,18 +199,17 @@ class Bench:
         """Seeds from the prototypes that the configuration asks for: vision or text."""
         if config.prototypes.kind == "text":
             return self.text_seeds(config)
-        key = (config.clip, config.prompts, config.seeds, config.prototypes, config.refine)
 
         def make() -> Maps:
             vision = self.knowledge(config).vision.to(self.clip.device)
             return self._seeds(vision, 1 / config.prototypes.image_temperature, config)
 
-        return self._once("seeds", key, make)
+        return self.once("seeds", self._learned_from(config), make)
 
     def refined(self, config: Config) -> Maps:
         """These seeds, spread along the attention."""
         key = (config.clip, config.prompts, config.seeds, config.prototypes, config.refine)
-        return self._once("refined", key, lambda: self._refine(self.seeds(config), config))
+        return self.once("refined", key, lambda: self._refine(self.seeds(config), config))
 
     def refined_with(self, table: Float[Tensor, "P D"], config: Config) -> Maps:
         """Refined seeds from vision prototypes that were learned elsewhere."""
@@ -243,7 +245,7 @@ class Bench:
                 config.labels,
                 config.crf,
             )
-            likely, sure = self._once("masks", key, lambda: self._pseudo_masks(config), most=4)
+            likely, sure = self.once("masks", key, lambda: self._pseudo_masks(config), most=4)
             made |= {name: one for name, one in (("crf", likely), ("labels", sure)) if name in stages}
         return {name: made[name] for name in stages}
 

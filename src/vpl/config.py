@@ -352,8 +352,12 @@ class Config:
         theirs = other.flat()
         return {key: (own, theirs[key]) for key, own in self.flat().items() if own != theirs[key]}
 
-    def to_toml(self) -> str:
-        """The configuration as TOML, each value with its source and meaning as a comment."""
+    def to_toml(self, reasons: Mapping[str, str] | None = None) -> str:
+        """The configuration as TOML, each value with its source and meaning as a comment.
+
+        Args:
+            reasons: why some values are what they are, by their keys ("prototypes.phi").
+        """
         import tomlkit
 
         document = tomlkit.document()
@@ -363,7 +367,9 @@ class Config:
             for one in fields(section):
                 given = getattr(section, one.name)
                 written = tomlkit.item(list(given) if isinstance(given, tuple) else given)
-                table.add(one.name, written.comment(f"{one.metadata['source']}: {one.metadata['help']}"))
+                why = (reasons or {}).get(f"{item.name}.{one.name}")
+                words = f"{one.metadata['source']}: {one.metadata['help']}" + (f" | vpl tune: {why}" if why else "")
+                table.add(one.name, written.comment(words))
             document.add(item.name, table)
         return tomlkit.dumps(document)
 

@@ -46,10 +46,23 @@ class GapNumber:
 
 
 @dataclass(frozen=True)
+class ClassGap:
+    """A class's regions and, as (text, vision): distance of their mean to its prototype, cosines with it and with the
+    best other one (None: there is no other)."""
+
+    name: str
+    regions: int
+    distance: tuple[float, float]
+    own: tuple[float, float]
+    other: tuple[float | None, float | None]
+
+
+@dataclass(frozen=True)
 class Gap:
     """The modality gap. `shown` of `regions` regions are in `points`; `variance` is the share that the plane keeps."""
 
     numbers: tuple[GapNumber, ...]
+    by_class: tuple[ClassGap, ...]
     curve: Curve | None
     points: tuple[Point, ...]
     shown: int
@@ -77,8 +90,13 @@ def gap(run: Path) -> Gap | None:
         steps[-1] = float(learned["steps"])
     names = tuple(map(str, facts.get("classes", ())))
     points, shown, total, variance = _points(run, tensors, (*names, *map(str, facts.get("background", ()))), len(names))
+    try:
+        apart, by_class = _by_modality(learned.get("modality"))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise damaged(path, f"'modality' is not what vpl writes ({error})") from error
     return Gap(
-        numbers=_gap_numbers(learned),
+        numbers=(*_gap_numbers(learned), *apart),
+        by_class=by_class,
         curve=Curve("KL divergence", tuple(steps), tuple(map(float, values))) if values else None,
         points=points,
         shown=shown,
@@ -101,6 +119,29 @@ def _gap_numbers(tree: Mapping) -> tuple[GapNumber, ...]:
     return tuple(
         GapNumber(_GAP_WORDS.get((stem, first), words(stem)), *values) for (stem, first), values in found.items()
     )
+
+
+def _by_modality(tree: Mapping | None) -> tuple[tuple[GapNumber, ...], tuple[ClassGap, ...]]:
+    """How well a line tells regions from prototypes, and each class; both empty for runs that did not measure it."""
+    if tree is None:
+        return (), ()
+    text, vision = tree["text"], tree["vision"]
+    known = [one["separability"] for one in (text, vision)]
+    numbers = [None if one is None else float(one) for one in known]
+    rows = tuple(
+        ClassGap(
+            name,
+            int(row["regions"]),
+            (float(row["distance"]), float(vision["classes"][name]["distance"])),
+            (float(row["own"]), float(vision["classes"][name]["own"])),
+            tuple(None if one["other"] is None else float(one["other"]) for one in (row, vision["classes"][name])),
+        )
+        for name, row in text["classes"].items()
+    )
+    apart = GapNumber(
+        "Regions and classes' prototypes told apart by a line (balanced accuracy; 0.5: not at all)", *numbers
+    )
+    return (apart,), rows
 
 
 def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:

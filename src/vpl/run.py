@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vpl import images, labels, predict, prototypes, scenes, train
+from vpl import images, labels, predict, prototypes, scenes, signs, train
 from vpl.classes import ClassSet
 from vpl.clip import FrozenClip
 from vpl.config import ClipConfig, Config, DataConfig
@@ -455,6 +455,13 @@ class Run(RunFolder):
             "kl_after": learned.kl_after,
             "curve": list(learned.curve),
             "steps": learned.steps,
+            "modality": signs.modality(
+                lesson.x[own].numpy(),
+                lesson.classes[own].numpy(),
+                text.numpy(),
+                learned.prototypes.numpy(),
+                self.classes.names,
+            ),
         }
         numbers = {key: one if math.isfinite(one) else None for key, one in dataclasses.asdict(report).items()}
         return learned.prototypes, numbers | facts

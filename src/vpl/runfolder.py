@@ -162,7 +162,20 @@ class RunFolder:
                     f"{self.folder} was made with another configuration: {'; '.join(fixed.values())}. "
                     "Give the old values back, or name a new folder."
                 )
-        images.write_text_atomic(path, self.config.to_toml())
+        images.write_text_atomic(path, self.config.to_toml(self._reasons()))
+
+    def _reasons(self) -> dict[str, str]:
+        """Why `vpl tune` chose values that the configuration still has. `vpl tune` itself tells of a damaged file."""
+        try:
+            choices = read_json(self.folder / "tune.json").get("choices")
+        except RunError:
+            return {}
+        own, found = self.config.flat(), {}
+        for one in choices if isinstance(choices, list) else ():
+            key, reason = (one.get("key"), one.get("reason")) if isinstance(one, dict) else (None, None)
+            if isinstance(key, str) and isinstance(reason, str) and own.get(key) == one.get("value"):
+                found[key] = " ".join(reason.split())
+        return found
 
     def record(self) -> dict:
         """What run.json says: versions, device, hashes, times by stage, failures."""

@@ -1,11 +1,10 @@
 """`vpl tune RUN`: thresholds for images that have no ground truth (METHOD.md 8).
 
-    score(setting) = mean over images of what tags and pixels alone say about its masks
-    one value after the other: the setting with the best score, if it beats the default by more than its error
+    score(setting) = mIoU of its masks with the committee's opinion (vpl.committee), or another of `SCORES`
+    one value after the other: the setting with the best score; the gain's standard error is told, and decides nothing
 
-That is: the mean of the paired differences over the images must exceed `CERTAIN` of its standard errors. Which score
-decides about which value was fixed once, by how well each ranked settings on the scenes' web styles, where the truth is
-known (benchmarks/tune.py); no truth is opened here.
+Which score decides, and that a gain within its error is taken too, was fixed once, by what it gave on the scenes' web
+styles, where the truth is known (benchmarks/tune.py); no truth is opened here.
 
 Letters: K tags of one image · P prototypes · D joint width · h w patch grid · hw patches.
 """
@@ -24,7 +23,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vpl import crf, labels
+from vpl import committee, crf, labels
 from vpl.bench import Bench
 from vpl.config import Config
 from vpl.errors import RunError, VplError
@@ -33,8 +32,6 @@ from vpl.runfolder import log, read_json, write_json
 
 IMAGES = 60
 """Images that the choice is made on, spread evenly over the list."""
-CERTAIN = 1.0
-"""Standard errors by which a setting must beat the default. [ours]"""
 AGREED = 0.95
 """Share of the kept pixels that must keep their label when the image is mirrored. [ours]"""
 FLOOR = 1e-4
@@ -203,7 +200,17 @@ def _maps_with_same_prototypes(bench: Bench, other: Bench, config: Config, seen:
     return other.refined_with(bench.knowledge(config).vision, seen)
 
 
+def consent(bench: Bench, config: Config) -> np.ndarray:
+    """mIoU of the masks after the CRF with the committee's opinion; the mean of the numbers is that of all images.
+
+    The CRF is the fast one, which differs on large images alone; it ranks settings as the exact one does.
+    """
+    masks = bench.masks(config.with_values({"crf.mode": "fast"}), ("crf",))["crf"]
+    return committee.agreement(committee.opinion(bench, config), masks, len(bench.classes) + 1)
+
+
 SCORES: dict[str, Score] = {
+    "committee": consent,
     "evidence (vision)": evidence_vision,
     "evidence (text)": evidence_text,
     "contrast": contrast,
@@ -213,12 +220,7 @@ SCORES: dict[str, Score] = {
     "mirror": mirror,
     "scale": rescaled,
 }
-CHOSEN: dict[str, tuple[str, ...]] = {
-    "prototypes.image_temperature": ("evidence (text)", "mirror"),
-    "prototypes.phi": ("separation",),
-    "refine.box_threshold": ("evidence (text)",),
-    "labels.background_exponent": ("cut", "mirror"),
-}
+CHOSEN: dict[str, tuple[str, ...]] = dict.fromkeys(GRIDS, ("committee",))
 """The scores that decide about each value, fixed on the web styles (benchmarks/evidence.md). Several are added in
 units of their own spread over the values tried."""
 
@@ -300,18 +302,13 @@ def _choose_one(bench: Bench, config: Config, key: str, values: Sequence[float],
     default, name = config.flat()[key], " + ".join(names)
     made = combined(bench, config, key, sorted({*values, default}), names)
     tried = {f"{one:g}": float(np.nanmean(made[one])) for one in sorted(made)}
-    best = max(sorted(made), key=lambda one: np.nanmean(made[one]))
-    difference = made[best] - made[default]
-    difference = difference[~np.isnan(difference)]
-    error = float(np.std(difference, ddof=1) / math.sqrt(len(difference))) if len(difference) > 1 else math.inf
-    gain = float(difference.mean()) if len(difference) else 0.0
+    best = max([default, *sorted(made)], key=lambda one: np.nanmean(made[one]))
     if best == default:
-        reason = f"the configured value has the best {name} score of {len(made)}."
-        return Choice(key, default, default, tried, reason)
-    words = f"{name} score {gain:+.4f} ± {error:.4f} (standard error over {len(difference)} images)"
-    if gain <= CERTAIN * error:
-        reason = f"kept: the best other value, {best:g}, has {words}, too little."
-        return Choice(key, default, default, tried, reason)
+        return Choice(key, default, default, tried, f"the configured value has the best {name} score of {len(made)}.")
+    gain = made[best] - made[default]
+    gain = gain[~np.isnan(gain)]
+    error = float(np.std(gain, ddof=1) / math.sqrt(len(gain))) if len(gain) > 1 else math.nan
+    words = f"{name} score {gain.mean():+.4f} ± {error:.4f} (standard error over {len(gain)} images)"
     return Choice(key, default, best, tried, f"instead of {default:g}: {words}.")
 
 
@@ -366,7 +363,7 @@ def tune(
     count: int = IMAGES,
     progress: Progress = silent,
 ) -> Tuned:
-    """Choose the values for a run's images and write them into its configuration; reasons go into tune.json.
+    """Choose the values for a run's images and write them, with the reasons, into config.toml and tune.json.
 
     A run that was tuned before keeps its choice.
 
@@ -377,15 +374,18 @@ def tune(
     with Run(folder, config, device=device, image_workers=workers) as run:
         known = read_json(folder / "tune.json")
         if known:
-            choices = tuple(Choice(**one) for one in known["choices"])
-            return Tuned(config, choices, known["images"])
+            try:
+                choices = tuple(Choice(**one) for one in known["choices"])
+                return Tuned(config, choices, int(known["images"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{folder / 'tune.json'} is damaged ({error}); delete it to choose again.") from error
         bench = _bench(run, count, workers)
         made = choose(bench, config, progress=progress)
+    with Run(folder, made.config, device=device, image_workers=workers):  # refused where the run has begun otherwise
+        choices = [dataclasses.asdict(one) for one in made.choices]
+        write_json(folder / "tune.json", {"images": made.images, "choices": choices})
     with Run(folder, made.config, device=device, image_workers=workers):
-        pass  # a run that has begun refuses values that would change it
-    write_json(
-        folder / "tune.json", {"images": made.images, "choices": [dataclasses.asdict(one) for one in made.choices]}
-    )
+        pass  # the reasons go into config.toml
     return made
 
 
