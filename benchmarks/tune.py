@@ -41,7 +41,7 @@ OTHERS = {
     "demo, small objects": {"size": (0.14, 0.3)},
 }
 """Style, and what is changed of it."""
-SIZES = {"rank": (2, 32), "distance": (2, 60)}
+SIZES = {"rank": (2, 32), "distance": (3, 60)}
 """Sets of each kind of scenes, and scenes of a set, unless the command line names others."""
 
 
