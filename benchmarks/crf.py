@@ -1,12 +1,15 @@
 """How many images a second does the dense CRF label, and does mode "fast" keep the labels?
 
     python benchmarks/crf.py [--images FOLDER] [--count N] [--repeats N] [--sizes 640x480 500x375] [--labels 2 4 7]
+    python benchmarks/crf.py --device cuda --count 16
 
 One number a line: lattice build and rounds apart, exact and fast; each image's best of the repeats, in which all that
 is compared takes turns. The lattice's size depends on the image: without --images a synthetic one with smooth regions
 and sensor noise is used. When the C++ library's Python binding (`pydensecrf`) can be imported, it takes its turns too.
-With numba the CRF of an image runs on one thread, whatever --threads says; without numba torch is measured. --scenes N
-adds the mIoU of both modes on three sets of N drawn scenes of 128 and of 96 pixels, seen by the pocket CLIP.
+With numba the CRF of an image runs on one thread, whatever --threads says; without numba torch is measured. --device
+cuda times the --count images of a size as one batch instead, as a run on a GPU computes them, by device events (the
+best of the repeats), and compares its labels with the CPU's. --scenes N adds the mIoU of both modes on three sets of N
+drawn scenes of 128 and of 96 pixels, seen by the pocket CLIP.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,7 +30,7 @@ from vpl.ablate import Scenes
 from vpl.bench import Bench
 from vpl.clip import FrozenClip
 from vpl.config import preset
-from vpl.crf import dense_crf
+from vpl.crf import dense_crf, dense_crfs
 from vpl.metrics import Confusion
 
 
@@ -38,6 +42,10 @@ def main() -> None:
         images = photographs(arguments.images, width, height, arguments.count)
         for labels in arguments.labels:
             guesses = [seeds(image, labels, seed) for seed, image in enumerate(images)]
+            if arguments.device != "cpu":
+                name = f"{size} {labels} labels {arguments.device}, {len(images)} at once"
+                measure_batch(name, images, guesses, arguments.repeats, torch.device(arguments.device))
+                continue
             for threads in arguments.threads:
                 torch.set_num_threads(threads)
                 measure(f"{size} {labels} labels {threads} threads", images, guesses, arguments.repeats)
@@ -53,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", default=["640x480", "500x375"], help="WIDTHxHEIGHT")
     parser.add_argument("--labels", nargs="+", type=int, default=[2, 4, 7])
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: all images of a size as one batch")
     parser.add_argument("--scenes", type=int, default=0, help="scenes a set for the mIoU of both modes; 0: none")
     return parser.parse_args()
 
@@ -88,6 +97,43 @@ def measure(name: str, images: list[np.ndarray], guesses: list[torch.Tensor], re
             print(
                 f"{name} {mode}, time of the C++ library over its own: {mean['C++ library', 10] / mean[mode, 10]:.1f}"
             )
+
+
+def measure_batch(
+    name: str, images: list[np.ndarray], guesses: list[torch.Tensor], repeats: int, device: torch.device
+) -> None:
+    """Prints the lines of one size and number of labels on a device."""
+    there, labels = [guess.to(device) for guess in guesses], {}
+    for mode in ("exact", "fast"):
+        best = {}
+        for rounds in (10, 1):
+            work = partial(dense_crfs, images, there, rounds=rounds, mode=mode)
+            found = work()
+            if rounds == 10:
+                labels[mode] = [one.argmax(0).cpu().numpy() for one in found]
+            best[rounds] = min(seconds_on(device, work) for _ in range(repeats))
+        print(f"{name} {mode}: {len(images) / best[10]:.2f} images/s")
+        print(f"{name} {mode}, lattice and first round: {1000 * best[1]:.1f} ms a batch")
+        print(f"{name} {mode}, further rounds: {1000 * (best[10] - best[1]):.1f} ms a batch")
+        here = [crf(*pair, rounds=10, mode=mode) for pair in zip(images, guesses, strict=True)]
+        print(f"{name} {mode}, labels equal to the CPU's: {agreement(labels[mode], here)}")
+    print(f"{name} fast, labels equal to exact: {agreement(labels['fast'], labels['exact'])}")
+    if device.type == "cuda":
+        print(f"{name}, most memory: {torch.cuda.max_memory_allocated(device) / 2**20:.0f} MiB since the start")
+
+
+def seconds_on(device: torch.device, work: Callable[[], object]) -> float:
+    """How long `work` takes on the device, copies to it and waits for it included."""
+    if device.type != "cuda":
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    first.record()
+    work()
+    last.record()
+    torch.cuda.synchronize(device)
+    return first.elapsed_time(last) / 1000
 
 
 def miou(side: int, count: int) -> None:

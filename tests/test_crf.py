@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vpl import crf
-from vpl.crf import dense_crf
+from vpl.crf import dense_crf, dense_crfs
 from vpl.errors import ConfigError, DataError
 
 PATHS = ["numba", "torch"]
@@ -264,6 +265,116 @@ def test_both_paths_give_the_same_labels(monkeypatch, small_cells, mode, labels)
         torch.testing.assert_close(compiled, torches, atol=1e-4, rtol=0)
 
 
+BATCH = [((1, 1), 3), ((24, 17), 2), ((37, 41), 5), ((70, 101), 2), ((9, 14), 1), ((37, 41), 4)]
+"""Sizes and label counts."""
+
+
+def batch_of(shapes=BATCH) -> tuple[list[np.ndarray], list[torch.Tensor]]:
+    """An image and its guesses for each size and label count."""
+    images = [photograph(*size, seed=seed) for seed, (size, _) in enumerate(shapes)]
+    return images, [guesses(labels, *size, seed=seed) for seed, (size, labels) in enumerate(shapes)]
+
+
+def assert_same(together: list[torch.Tensor], alone: list[torch.Tensor]) -> None:
+    """Equal labels and, up to rounding, probabilities."""
+    for one, other in zip(together, alone, strict=True):
+        assert torch.equal(one.argmax(0), other.argmax(0))
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def lattices(monkeypatch):
+    """How many images each lattice of the torch path was made for."""
+    counts, real = [], crf._Lattice.of
+    monkeypatch.setattr(crf._Lattice, "of", lambda features: counts.append(len(features)) or real(features))
+    crf._smoothness.cache_clear()
+    return counts
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+@pytest.mark.parametrize("least", [0, 1000])
+def test_a_batch_gives_what_its_images_give_alone(path, lattices, monkeypatch, mode, least):
+    """With least = 1000, mode "fast" puts exact images and images in cells on the same lattice."""
+    monkeypatch.setattr(crf, "FAST_PIXELS", least)
+    images, maps = batch_of()
+    together = dense_crfs(images, maps, mode=mode)
+    assert lattices == ([] if path == "numba" else [len(BATCH)] * 2)
+    assert_same(together, [dense_crf(*pair, mode=mode) for pair in zip(images, maps, strict=True)])
+
+
+def test_images_of_a_batch_are_strangers(monkeypatch):
+    """Images alike in place and colour, whose lattices would be one and the same, keep their own guesses."""
+    monkeypatch.setattr(crf, "_compiled", lambda: None)
+    image, p = np.full((12, 15, 3), 77, np.uint8), torch.full((12, 15), 0.9)
+    for best, found in enumerate(dense_crfs([image] * 2, [torch.stack([p, 1 - p]), torch.stack([1 - p, p])])):
+        assert (found.argmax(0) == best).all() and found[best].min() > 0.95
+
+
+class Waits(TorchDispatchMode):
+    """Counts the operations that would make the host wait for a GPU: it must know a value, or how many there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        waiting = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "repeat_interleave", "equal")
+        self.count += any(name in operation.name() for name in waiting)
+        return operation(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("mode", ["exact", "fast"])
+def test_nothing_in_the_rounds_waits_for_the_device(monkeypatch, small_cells, mode):
+    monkeypatch.setattr(crf, "_compiled", lambda: None)
+    images, maps = batch_of()
+    counts = []
+    for rounds in (1, 6):
+        crf._smoothness.cache_clear()
+        with Waits() as waits:
+            dense_crfs(images, maps, rounds=rounds, mode=mode)
+        counts.append(waits.count)
+    assert counts[0] == counts[1] > len(BATCH)
+
+
+def test_a_large_batch_is_computed_in_portions(monkeypatch, lattices):
+    monkeypatch.setattr(crf, "_compiled", lambda: None)
+    images, maps = batch_of([((10, 10), 2), ((10, 10), 4), ((10, 10), 2), ((30, 30), 2), ((5, 5), 2)])
+    alone = [dense_crf(*pair) for pair in zip(images, maps, strict=True)]
+    monkeypatch.setattr(crf, "VALUES_AT_ONCE", 200 * 10)
+    crf._smoothness.cache_clear()
+    lattices.clear()
+    assert_same(dense_crfs(images, maps), alone)
+    assert lattices == [2, 2, 1, 1, 1, 1, 1, 1], "two of 100 pixels; then one a time, for 900 pixels are too many"
+
+
+def test_images_whose_points_cannot_be_numbered_together_are_computed_one_by_one(monkeypatch, lattices):
+    monkeypatch.setattr(crf, "_compiled", lambda: None)
+    images, maps = [photograph(9, 12)] * 5, [guesses(2, 9, 12, seed) for seed in range(5)]
+    narrow = {"bilateral_sigma": 0.01, "bilateral_color": 0.0075, "rounds": 2}
+    alone = [dense_crf(*pair, **narrow) for pair in zip(images, maps, strict=True)]
+    lattices.clear()
+    assert_same(dense_crfs(images, maps, **narrow), alone)
+    assert lattices == [5, 5, *[1] * 5], "smoothness together, appearance refused together and made five times"
+
+
+@pytest.mark.parametrize("settings", [{"rounds": 0}, {"gaussian_weight": 0, "bilateral_weight": 0}, {"rounds": 3}])
+def test_a_batch_may_be_empty_and_have_no_rounds(path, settings):
+    assert dense_crfs([], [], **settings) == []
+    images, maps = batch_of()
+    assert_same(
+        dense_crfs(images, maps, **settings),
+        [dense_crf(*pair, **settings) for pair in zip(images, maps, strict=True)],
+    )
+
+
+def test_a_batch_needs_a_good_map_for_every_image():
+    images, maps = batch_of()
+    with pytest.raises(DataError, match="6 images and 5 maps"):
+        dense_crfs(images, maps[:5])
+    with pytest.raises(DataError, match="the smallest probability"):
+        dense_crfs(images, [*maps[:5], -maps[5]])
+
+
 def test_threads_at_once_give_what_one_gives():
     images = [photograph(40, 50 + seed % 3, seed) for seed in range(12)]
     maps = [guesses(3, *image.shape[:2], seed) for seed, image in enumerate(images)]
@@ -393,8 +504,9 @@ WITH_NAN[1, 2, 3] = math.nan
         ({"mode": "slow"}, ConfigError, "'slow'.*exact, fast"),
     ],
 )
-def test_says_what_came_what_was_expected_and_what_to_do(path, change, error, words):
+def test_says_what_came_what_was_expected_and_what_to_do(path, monkeypatch, change, error, words):
     without_shape_checks = inspect.unwrap(dense_crf)
+    monkeypatch.setattr(crf, "dense_crfs", inspect.unwrap(dense_crfs))
     with pytest.raises(error, match=words) as caught:
         without_shape_checks(**(GOOD | change))
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vpl import labels, scenes
+from vpl import crf, labels, scenes
 from vpl.clip import FrozenClip
 from vpl.config import preset
 from vpl.errors import ConfigError, RunError
@@ -225,6 +225,76 @@ def test_out_of_memory_makes_the_results_of_a_smaller_batch(tree, tmp_path, monk
     assert len(small) > IMAGES and small == large
     told = [record.getMessage() for record in caplog.records if "memory is too small" in record.getMessage()]
     assert len(told) == 1 and "going on with 2" in told[0]
+
+
+@pytest.fixture
+def gpu_crf(monkeypatch):
+    """Runs go the way of a GPU: the encoder's device, here the CPU, computes the CRFs. How many at once is returned."""
+    counts, real = [], crf._together
+    monkeypatch.setattr(labels, "_crf_goes_to", lambda device: True)
+    monkeypatch.setattr(crf, "_together", lambda fields, *rest: counts.append(len(fields)) or real(fields, *rest))
+    return counts
+
+
+def labelled(finished: Path, folder: Path, config) -> tuple[dict[str, bytes], set[str]]:
+    """The files of a run that goes on after the prototypes, and the parts of its work."""
+    shutil.copytree(finished, folder, ignore=shutil.ignore_patterns("seeds", "labels", "run.json"))
+    with Run(folder, config) as run:
+        run.labels()
+        assert len(run.failures) == 0
+        return files_of(folder), set(run.record()["stages"]["pseudo-masks"]["parts"])
+
+
+def test_crfs_on_the_device_make_the_same_masks(tree, finished, tmp_path, gpu_crf, monkeypatch):
+    config = config_of(tree)
+    files, parts = labelled(finished, tmp_path / "compiled", config)
+    assert files == files_of(finished) and "crf on device" in parts and "crf" not in parts and not gpu_crf
+    monkeypatch.setattr(crf, "_compiled", lambda: None)
+    together, _ = labelled(finished, tmp_path / "together", config)
+    assert sorted(gpu_crf) == [2, 2, 3, 3], "one lattice a batch"
+    gpu_crf.clear()
+    monkeypatch.setattr(labels, "_crf_goes_to", lambda device: False)
+    alone, parts = labelled(finished, tmp_path / "alone", config)
+    assert together == alone and "crf" in parts and gpu_crf == [1] * IMAGES
+
+
+def test_seeds_without_masks_and_a_crf_that_is_off_ask_the_device_for_no_crf(
+    tree, finished, tmp_path, gpu_crf, monkeypatch
+):
+    monkeypatch.setattr(labels.Labeller, "_pseudo", lambda *_: pytest.fail("a CRF was computed on the device"))
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("seeds", "labels"))
+    with Run(tmp_path / "run", config_of(tree)) as run:
+        run.seeds()
+    with Run(tmp_path / "off", config_of(tree, **{"crf.enabled": False})) as run:
+        run.labels()
+
+
+def short_of_memory_for_crfs(monkeypatch, fits: int) -> list[int]:
+    """A device with memory for `fits` CRFs at once; the CPU beside it, asked after the device, has enough."""
+    real, tried, refused = labels.pseudo_masks, [], set()
+
+    def pseudo_masks(scores, views, *rest):
+        names = {view.image.tobytes() for view in views}
+        if len(views) > fits and not (len(views) == 1 and names <= refused):
+            refused.update(names if len(views) == 1 else ())
+            tried.append(len(views))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return real(scores, views, *rest)
+
+    monkeypatch.setattr(labels, "pseudo_masks", pseudo_masks)
+    return tried
+
+
+@pytest.mark.parametrize("fits", [1, 0])
+def test_crfs_that_do_not_fit_into_the_device_halve_the_batch_and_go_to_the_cpu_at_last(
+    tree, finished, tmp_path, gpu_crf, monkeypatch, caplog, fits
+):
+    tried = short_of_memory_for_crfs(monkeypatch, fits)
+    files, parts = labelled(finished, tmp_path / "run", config_of(tree, **{"clip.batch": 3}))
+    assert files == files_of(finished)
+    assert any(count > 1 for count in tried) and tried.count(1) == (0 if fits else IMAGES)
+    assert ("crf" in parts) == (fits == 0)
+    assert any("going on with 1" in record.getMessage() for record in caplog.records)
 
 
 def test_an_image_that_fits_in_no_memory_is_skipped_and_told(tree, tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vpl import scaleout, scenes, storage
+from vpl import labels, scaleout, scenes, storage
 from vpl.cli import main
 from vpl.config import preset
 from vpl.errors import ConfigError, RunError
@@ -108,6 +108,16 @@ def test_a_worker_makes_the_local_engines_bytes_in_memory(tree, learned, local, 
     folder = str(tree / "images" / "train")
     assert found == {name: reason.replace(folder, f"{store}/photos") for name, reason in wanted.items()}
     assert len(found) == 2
+
+
+def test_a_worker_whose_device_computes_the_crfs_makes_the_same_bytes(tree, local, fresh, tmp_path, monkeypatch):
+    monkeypatch.setattr(labels, "_crf_goes_to", lambda device: True)
+    monkeypatch.setattr(labels, "pseudo_mask", lambda *_: pytest.fail("a finishing thread computed a CRF"))
+    for name in ("labels", "seeds/crf", "seeds/text", "seeds/vision", "seeds/refined"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    job, rows = bundle(tree, fresh, tmp_path / "out")
+    assert not any(row["stop"] for one in rows for row in scaleout.Worker(job)(one))
+    assert maps_of(tmp_path / "out") == maps_of(local)
 
 
 def test_every_attempt_reports_as_many_rows(tree, fresh, tmp_path):

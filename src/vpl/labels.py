@@ -319,10 +319,15 @@ def label_map(
 
     Background score = (1 - max seed)^exponent (METHOD.md 4); label = argmax. The labels come at `view.size`.
     """
+    scores = _scores(maps, view, exponent)
+    return _at_size(_values(view)[scores.argmax(dim=0).cpu().numpy()], view.size), scores
+
+
+def _scores(maps: Float[Tensor, "K h w"], view: View, exponent: float) -> Float[Tensor, "S H W"]:
+    """[background; tags] at the view's size."""
     full = refine.upsample(maps.float(), view.image.shape[:2])
     background = (1 - full.amax(dim=0, keepdim=True)).clamp(min=0) ** exponent
-    scores = torch.cat([background, full])
-    return _at_size(_values(view)[scores.argmax(dim=0).cpu().numpy()], view.size), scores
+    return torch.cat([background, full])
 
 
 def pseudo_mask(
@@ -335,14 +340,24 @@ def pseudo_mask(
     Args:
         scores: [background; tags] of the refined seeds at the view's size, as `label_map` gives them.
     """
+    return pseudo_masks([scores], [view], labels, config)[0]
+
+
+def pseudo_masks(
+    scores: Sequence[Float[Tensor, "_ _ _"]], views: Sequence[View], labels: LabelConfig, config: CrfConfig
+) -> list[tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "_ _"]]]:
+    """`pseudo_mask` of each view; on a GPU, the CRFs of all are computed together."""
     if config.enabled:
-        probabilities = crf.dense_crf(view.image, scores, **config.keywords())
+        found = crf.dense_crfs([view.image for view in views], scores, **config.keywords())
     else:
-        probabilities = scores / scores.sum(dim=0, keepdim=True).clamp(min=1e-12)
-    confidence, best = probabilities.max(dim=0)
-    likely = _values(view)[best.cpu().numpy()]
-    sure = (confidence >= labels.confidence).cpu().numpy()
-    return _at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)
+        found = [one / one.sum(dim=0, keepdim=True).clamp(min=1e-12) for one in scores]
+    masks = []
+    for probabilities, view in zip(found, views, strict=True):
+        confidence, best = probabilities.max(dim=0)
+        likely = _values(view)[best.cpu().numpy()]
+        sure = (confidence >= labels.confidence).cpu().numpy()
+        masks.append((_at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)))
+    return masks
 
 
 def _values(view: View) -> UInt8[np.ndarray, " S"]:
@@ -360,6 +375,19 @@ def _at_size(labels: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[n
 
 
 @dataclass(frozen=True)
+class Maps:
+    """What the encoder's device has made of one view.
+
+    Attributes:
+        seeds: maps on the CPU by name: text, vision (if any) and refined.
+        pseudo: the two results of `pseudo_mask`, where the device computed the CRF; otherwise None.
+    """
+
+    seeds: dict[str, Float[Tensor, "_ h w"]]
+    pseudo: tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]] | None = None
+
+
+@dataclass(frozen=True)
 class Labeller:
     """Pass two as one object: what turns photographs into label maps, the same on every engine.
 
@@ -367,7 +395,7 @@ class Labeller:
         text: text prototypes, the classes' rows first, on the device of `clip`.
         vision: vision prototypes, or None where `prototypes.kind` is text.
         classes: number of foreground classes.
-        clock: counts the seconds of encode, seeds, refine, upsample and crf.
+        clock: counts the seconds of encode, seeds, refine, upsample and crf ("crf on device" where that computes it).
     """
 
     clip: FrozenClip
@@ -377,8 +405,8 @@ class Labeller:
     config: Config
     clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
-    def maps(self, views: Sequence[View]) -> list[dict[str, Float[Tensor, "_ h w"]]]:
-        """For each view, whose patch grids are equal, its maps on the CPU: text, vision (if any) and refined seeds."""
+    def maps(self, views: Sequence[View], pseudo: bool) -> list[Maps]:
+        """What `masks` needs of each view; their patch grids are equal. With `pseudo`, on a GPU also the CRFs."""
         kind = self.config.seeds.kind
         with self.clock("encode"):
             features = encode(self.clip, views, self.config)
@@ -392,17 +420,38 @@ class Labeller:
                 last = cams["vision"] = seed_maps(self.clip, features, views, self.vision, self.classes, scale, kind)
         with self.clock("refine"):
             cams["refined"] = refine_maps(features, last, self.config.refine)
-            return [{name: cam[place].cpu() for name, cam in cams.items()} for place in range(len(views))]
+            found = [Maps({name: cam[place].cpu() for name, cam in cams.items()}) for place in range(len(views))]
+        del features
+        if not (pseudo and self.config.crf.enabled and _crf_goes_to(self.clip.device)):
+            return found
+        with self.clock("crf on device"):
+            made = self._pseudo(views, cams["refined"])
+        return [replace(one, pseudo=masks) for one, masks in zip(found, made, strict=True)]
 
-    def masks(
-        self, view: View, maps: dict[str, Float[Tensor, "_ h w"]], pseudo: bool
-    ) -> dict[str, UInt8[np.ndarray, "height width"]]:
+    def _pseudo(self, views: Sequence[View], cams: Sequence[Float[Tensor, "_ h w"]]) -> list:
+        """`pseudo_masks` on the device; [None] for one view that doesn't fit even alone: the CPU does it then."""
+
+        def work(views: Sequence[View]) -> list:
+            exponent = self.config.labels.background_exponent
+            scores = [_scores(cam, view, exponent) for cam, view in zip(cams, views, strict=True)]
+            return pseudo_masks(scores, views, self.config.labels, self.config.crf)
+
+        return work(views) if len(views) > 1 else _unless_out_of_memory(work, views) or [None]
+
+    def masks(self, view: View, maps: Maps, pseudo: bool) -> dict[str, UInt8[np.ndarray, "height width"]]:
         """Label maps of `maps` at `view.size` by name; with `pseudo`, also "crf" and "labels" (the pseudo-mask)."""
         found = {}
         with self.clock("upsample"):
-            for name, cam in maps.items():
+            for name, cam in maps.seeds.items():
                 found[name], scores = label_map(cam, view, self.config.labels.background_exponent)
-        if pseudo:
+        if pseudo and maps.pseudo:
+            found["crf"], found["labels"] = maps.pseudo
+        elif pseudo:
             with self.clock("crf"):
                 found["crf"], found["labels"] = pseudo_mask(scores, view, self.config.labels, self.config.crf)
         return found
+
+
+def _crf_goes_to(device: torch.device) -> bool:
+    """Whether the encoder's device computes the CRFs too, a batch together; otherwise the finishing threads do."""
+    return device.type == "cuda"

@@ -67,7 +67,7 @@ CUDA_LANES = 2
 
 PARTS = {
     "reading": ("read",),
-    "encoding": ("encode", "seeds", "refine", "regions"),
+    "encoding": ("encode", "seeds", "refine", "regions", "crf on device"),
     "finishing": ("upsample", "crf", "write"),
 }
 """The three kinds of threads of a stage, and the parts of the work that each does."""
@@ -513,7 +513,7 @@ class Run(RunFolder):
             names = [f"{samples[member].id}.png" for member in batch.members]
             return all((folder / name).exists() for folder in folders.values() for name in names)
 
-        def one(sample: Sample, view: labels.View, maps: dict[str, Tensor]) -> None:
+        def one(sample: Sample, view: labels.View, maps: labels.Maps) -> None:
             made = labeller.masks(view, maps, pseudo)
             with labeller.clock("write"):
                 for name, mask in made.items():
@@ -527,7 +527,7 @@ class Run(RunFolder):
             ]
 
         words = "pseudo-masks" if pseudo else "seeds"
-        busy = self._flow(words, done, labeller.maps, finish, labeller.clock)
+        busy = self._flow(words, done, partial(labeller.maps, pseudo=pseudo), finish, labeller.clock)
         self.note_stage(words, time.perf_counter() - start, len(samples), labeller.clock.seconds(), busy)
 
     def train(self) -> None:

@@ -37,7 +37,7 @@ from safetensors import safe_open
 
 from vpl import images, storage
 from vpl.errors import DataError, RunError, VplError
-from vpl.labels import Labeller, Portions, View, prepared
+from vpl.labels import Labeller, Maps, Portions, View, prepared
 from vpl.run import CUDA_LANES, WINDOW, Run, cut, grid_of, read_view, too_large
 from vpl.runfolder import versions
 
@@ -188,7 +188,7 @@ class Worker:
                 else:
                     photographs.append(one.photograph)
                     views.append(view)
-            for part, maps in self._portions.each(views, labeller.maps):
+            for part, maps in self._portions.each(views, partial(labeller.maps, pseudo=True)):
                 if maps is None:
                     reason = str(too_large(views[part.start], labeller.clip, labeller.config.clip))
                     failed.append((photographs[part.start].id, reason))
@@ -203,7 +203,7 @@ class Worker:
         labeller = self.job.labeller
         return prepared(labeller.clip, read_view(place, photograph.tags, labeller.config.clip), labeller.config.clip)
 
-    def _finish(self, photograph: Photograph, view: View, maps: dict) -> None:
+    def _finish(self, photograph: Photograph, view: View, maps: Maps) -> None:
         for name, mask in self._own_labeller().masks(view, maps, pseudo=True).items():
             images.write_mask(self._place(name, photograph), mask, self.job.palette)
 
