@@ -1,6 +1,6 @@
 """What many images need in hours, storage and money: arithmetic over a small table of rates, which any flag changes.
 
-    python benchmarks/cost.py [--images 100e6] [--core-encode 3.98] ...
+    python benchmarks/cost.py [--images 100e6] [--core-encode 3.69] ...
 
 Prints the Markdown tables of docs/scale.md. Sources of the values are there.
 """
@@ -17,10 +17,10 @@ class Rates:
     """Per image unless said otherwise. Times in seconds of one core, sizes in bytes, prices in dollars."""
 
     images: float = 100e6
-    core_encode: float = 3.98  # encode, seeds and refinement, float32
-    core_encode_bf16: float = 2.48
-    core_crf: float = 0.76  # exact
-    core_crf_fast: float = 0.135
+    core_encode: float = 3.69  # encode, seeds and refinement, float32
+    core_encode_bf16: float = 2.19
+    core_crf: float = 0.32  # exact
+    core_crf_fast: float = 0.108
     gpu_tflops: float = 989  # data sheet, dense bfloat16
     gpu_use: float = 0.35  # share of it that is reached
     seed_factor: float = 1.25  # time of encode, seeds and refinement over the encoder's

@@ -203,12 +203,12 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
         calls: dict[tuple, Callable[[], object]] = {("read",): read}
         for precision in PRECISIONS:
             calls["sdpa encoder", precision] = lambda p=precision: sdpa(models.theirs, pixels, p)
-            calls["encode", precision] = lambda p=precision: models.ours[p].encode(pixels, CONFIG.clip.attention_blocks)
-        for tags in tag_counts:
-            rows = torch.cat([prototypes[:tags], prototypes[-BACKGROUND:]])
-            for precision in PRECISIONS:
-                own = models.ours[precision]
-                features = own.encode(pixels, CONFIG.clip.attention_blocks)
+        tables = {tags: torch.cat([prototypes[:tags], prototypes[-BACKGROUND:]]) for tags in tag_counts}
+        for precision in PRECISIONS:  # in the order of a run, so that caches hold what they would hold there
+            own = models.ours[precision]
+            calls["encode", precision] = lambda own=own: own.encode(pixels, CONFIG.clip.attention_blocks)
+            features = own.encode(pixels, CONFIG.clip.attention_blocks)
+            for tags, rows in tables.items():
 
                 def look(own=own, features=features, rows=rows, tags=tags) -> list[Tensor]:
                     return seeds(own, features, [rows] * count, [tags] * count, own.logit_scale).cam
@@ -216,11 +216,14 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
                 cams = look()
                 calls["seeds", precision, tags] = look
                 calls["refine", precision, tags] = lambda f=features, c=cams: labels.refine_maps(f, c, CONFIG.refine)
+        for tags, rows in tables.items():
             calls["per-class loop", tags] = lambda rows=rows, tags=tags: [
                 per_class_loop(clip, one[None], rows, tags) for one in pixels
             ]
+            features = clip.encode(pixels[:1], CONFIG.clip.attention_blocks)
+            cam = seeds(clip, features, [rows], [tags], clip.logit_scale).cam[0]
             view = labels.View(photo, tuple(range(tags)), photo.shape[:2])
-            mask, scores = labels.label_map(cams[0].cpu(), view, CONFIG.labels.background_exponent)
+            mask, scores = labels.label_map(cam.cpu(), view, CONFIG.labels.background_exponent)
             unary = scores.to(machine.device)
             calls["CRF", tags] = lambda unary=unary: dense_crf(photo, unary, **CONFIG.crf.keywords())
             calls["write", tags] = lambda mask=mask: [
