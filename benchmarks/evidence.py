@@ -1,7 +1,7 @@
 """Does each part help? The project's own answer, from raw results that lie in benchmarks/evidence/.
 
     python benchmarks/evidence.py             write benchmarks/evidence.md from the raw results
-    python benchmarks/evidence.py measure     measure them again first (about an hour on two cores)
+    python benchmarks/evidence.py measure     measure them again first (about half an hour on two cores)
 
 Raw results: one JSON per ablation with the number of each set, as vpl ablate writes it, and two of benchmarks/tune.py.
 """
@@ -31,6 +31,8 @@ BROAD = ("temperature", "labels", "regions", "refine")
 """Ablations over several styles, as those of the peers; the others run on the first one."""
 STYLES = ("demo", "sketch", "night")
 SIDE = 96
+KINDS, KIND_STYLES, KIND_SIDE = ("prototypes.kind=vision,text",), ("demo", "sketch", "pastel", "web-flat"), 128
+"""Vision against text prototypes once more, on larger scenes and a style of the pre-training (docs/decisions.md)."""
 GOAL = 0.5
 """How near to the oracle the label-free choice should come, in mIoU percent points."""
 NARROW = (
@@ -38,12 +40,14 @@ NARROW = (
 )  # fmt: skip
 
 
-def measure(names: Sequence[str], styles: Sequence[str], count: int, *more: str, suffix: str = "") -> None:
+def measure(
+    names: Sequence[str], styles: Sequence[str], count: int, *more: str, side: int = SIDE, suffix: str = ""
+) -> None:
     """Run the ablations and keep their JSON."""
     RAW.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "vpl", "ablate", *names, "--styles", *styles, "--out", folder]
-        subprocess.run([*command, "--count", str(count), "--side", str(SIDE), *more], check=True)
+        subprocess.run([*command, "--count", str(count), "--side", str(side), *more], check=True)
         for path in Path(folder).glob("*.json"):
             shutil.copy(path, RAW / f"{path.stem}{suffix}.json")
 
@@ -246,6 +250,7 @@ def main() -> None:
         measure(PEERS, STYLES, 60, "--set", "labels.background_exponent=1", suffix="-exponent-1")
         measure(BROAD, STYLES, 40)
         measure(NARROW, STYLES[:1], 40)
+        measure(KINDS, KIND_STYLES, 60, side=KIND_SIDE)
         for what in ("rank", "distance"):
             subprocess.run([sys.executable, str(HERE / "tune.py"), what], check=True)
     write_text_atomic(HERE / "evidence.md", page())
