@@ -183,7 +183,7 @@ def test_stores_and_prototypes_of_others_are_refused(tree, learned, fresh):
         Run(small, config_of(tree, **{"data.classes": str(classes)})) as run,
         pytest.raises(RunError, match="of other classes"),
     ):
-        scaleout._check_prototypes(run)
+        run.labeller()
 
 
 def test_without_ray_one_sentence_says_so(tree, fresh, monkeypatch, capsys):

@@ -233,7 +233,7 @@ def _stage(given: argparse.Namespace) -> int:
     _check_workers(given.image_workers)
     if given.out and given.engine != "ray":
         raise ConfigError("--out needs --engine ray; the local engine writes into the run folder.")
-    from vpl import checkup, report, scaleout
+    from vpl import checkup, report
     from vpl.run import Run
 
     if given.tune:
@@ -246,6 +246,8 @@ def _stage(given: argparse.Namespace) -> int:
             if stage == "report":
                 report.write(run.folder)
             elif stage == "labels" and given.engine == "ray":
+                from vpl import scaleout
+
                 scaleout.labels(run, given.out)
             elif stage == "checkup":
                 if run.leads:

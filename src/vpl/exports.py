@@ -16,15 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
 from vpl import __version__, formats, graph, hub, images, predict
 from vpl.classes import ClassSet
 from vpl.config import Config
 from vpl.decoder import STUDENT_PREFIX, Card
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.run import Progress, dataset_of, silent
-from vpl.runfolder import Failure, read_json
+from vpl.runfolder import Failure, read_facts, read_json
 
 MARK = "vpl-export.json"
 UNFINISHED, REPLACED = ".vpl-export", ".vpl-export-old"
@@ -175,8 +173,7 @@ def _without_paths(card: Card) -> Card:
 def _classes_of(run: Path, found: ClassSet) -> ClassSet:
     """The classes that the masks were made with: when images vanish, tags alone may tell of fewer."""
     try:
-        with safe_open(run / "prototypes.safetensors", "np") as file:
-            names = tuple(json.loads(file.metadata()["vpl"])["classes"])
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+        names = tuple(read_facts(run / "prototypes.safetensors")["classes"])
+    except (RunError, KeyError, TypeError) as error:
         raise RunError(f"{run / 'prototypes.safetensors'} can't be read ({error}); run vpl labels again.") from error
     return found if names == found.names else ClassSet(names)

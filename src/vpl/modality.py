@@ -8,7 +8,6 @@ Letters: N regions · D joint embedding width.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 
 from vpl.charts import Curve, Point, spread, words
 from vpl.prototypes import CHECK_EVERY
-from vpl.runfolder import damaged, read_json, read_tensors
+from vpl.runfolder import damaged, read_facts, read_json, read_tensors
 
 MOST_POINTS = 1200  # regions drawn in the modality gap
 
@@ -149,15 +147,9 @@ def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     if not path.is_file():
         return {}, {}
     tensors = {key: one.to(torch.float32).numpy() for key, one in read_tensors(path).items()}
-    with safe_open(path, framework="np") as file:
-        metadata = file.metadata() or {}
-    try:
-        facts = json.loads(metadata.get("vpl", "{}"))
-    except ValueError as error:
-        raise damaged(path, f"its facts are no JSON ({error})") from error
-    if not isinstance(facts, dict) or not all(np.isfinite(one).all() for key, one in tensors.items() if one.ndim == 2):
-        raise damaged(path, "its facts are no object, or its embeddings are not finite")
-    return tensors, facts
+    if not all(np.isfinite(one).all() for one in tensors.values() if one.ndim == 2):
+        raise damaged(path, "its embeddings are not finite")
+    return tensors, read_facts(path)
 
 
 def _regions(run: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:

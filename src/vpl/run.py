@@ -43,6 +43,7 @@ from vpl.runfolder import (
     STAGE_FOLDERS,
     RunFolder,
     log,
+    read_facts,
     read_json,
     read_map,
     read_prototypes,
@@ -489,8 +490,23 @@ class Run(RunFolder):
         self._maps(pseudo=True)
 
     def labeller(self) -> labels.Labeller:
-        """What makes label maps from the run's prototypes, on the run's device."""
-        stored = read_prototypes(self.folder / "prototypes.safetensors", self.clip.dim)
+        """What makes label maps from the run's prototypes, on the run's device.
+
+        Raises:
+            RunError: the prototypes are damaged, or come from a run of other classes or another CLIP.
+        """
+        path = self.folder / "prototypes.safetensors"
+        stored, facts = read_prototypes(path, self.clip.dim), read_facts(path)
+        if facts.get("classes") != list(self.classes.names):
+            raise RunError(
+                f"the prototypes in {self.folder} are of other classes than these images' tags; "
+                "give both runs the same classes file (--classes)."
+            )
+        if facts.get("clip_hash") != self.clip.weights_hash:
+            raise RunError(
+                f"the prototypes in {self.folder} were made with another CLIP than {self.config.clip.model}; "
+                "give both runs the same weights (--clip)."
+            )
         text, vision = (stored[key].to(self.clip.device) for key in ("text", "vision"))
         kind = self.config.prototypes.kind
         return labels.Labeller(self.clip, text, vision if kind == "vision" else None, len(self.classes), self.config)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -344,6 +344,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise damaged(path, error) from error
+
+
+def read_facts(path: Path) -> dict:
+    """What `write_tensors` noted beside the tensors of a file; empty where it noted nothing."""
+    try:
+        with safe_open(path, framework="np") as file:
+            facts = json.loads((file.metadata() or {}).get("vpl", "{}"))
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise damaged(path, error) from error
+    if not isinstance(facts, dict):
+        raise damaged(path, "its facts are no object")
+    return facts
 
 
 def read_prototypes(path: Path, dim: int) -> dict[str, Tensor]:

@@ -33,7 +33,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from vpl import images, storage
 from vpl.errors import DataError, RunError, VplError
@@ -274,7 +273,6 @@ def labels(run: Run, out: str | Path | None = None) -> None:
         storage.check(str(out), "--out")
     run.prototypes()
     start = time.perf_counter()
-    _check_prototypes(run)
     folders = {name: str(place) for name, place in _folders(run, out).items()}
     with _cluster(ray):
         device, count, resources = _resources(ray, run.device)
@@ -372,19 +370,6 @@ def _claim(run: Run, card: str | Path) -> None:
             raise RunError(f"{card} belongs to label maps of another run or configuration; name another --out.")
         return
     images.write_text_atomic(card, text)
-
-
-def _check_prototypes(run: Run) -> None:
-    """Prototypes may come from a run on a sample of the images; they must be of these classes and this CLIP."""
-    with safe_open(run.folder / "prototypes.safetensors", "pt") as file:
-        facts = json.loads((file.metadata() or {}).get("vpl", "{}"))
-    if tuple(facts.get("classes", ())) != tuple(run.classes.names):
-        raise RunError(
-            f"the prototypes in {run.folder} are of other classes than these images' tags; "
-            "give both runs the same classes file (--classes)."
-        )
-    if facts.get("clip_hash") != run.clip.weights_hash:
-        raise RunError(f"the prototypes in {run.folder} were made with another CLIP than {run.config.clip.model}.")
 
 
 def _portable(labeller: Labeller) -> Labeller:
