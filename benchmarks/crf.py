@@ -26,12 +26,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vpl.ablate import Scenes
-from vpl.bench import Bench
-from vpl.clip import FrozenClip
+from vpl.clip.model import FrozenClip
 from vpl.config import preset
-from vpl.crf import dense_crf, dense_crfs
-from vpl.metrics import Confusion
+from vpl.judge.ablate import Scenes
+from vpl.judge.bench import Bench
+from vpl.method.crf import dense_crf, dense_crfs
+from vpl.method.metrics import Confusion
 
 
 def main() -> None:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl.ablate import Ablated
-from vpl.ablations import ROW_NAMES
-from vpl.images import write_text_atomic
-from vpl.tune import CHOSEN
+from vpl.edges.images import write_text_atomic
+from vpl.judge.ablate import Ablated
+from vpl.judge.ablations import ROW_NAMES
+from vpl.judge.tune import CHOSEN
 
 HERE = Path(__file__).parent
 RAW = HERE / "evidence"

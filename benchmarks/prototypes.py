@@ -20,9 +20,9 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from vpl import prototypes
 from vpl.config import PrototypeConfig
-from vpl.prototypes import learn, soft_labels
+from vpl.method import prototypes
+from vpl.method.prototypes import learn, soft_labels
 
 
 def seconds(work, device: str) -> float:

@@ -179,7 +179,7 @@ def show_parts(record: dict) -> None:
 def stages(tree: Path, folder: Path, clip: str) -> dict:
     """Prototypes and pseudo-masks of a tree of scenes: time, and RSS by stage as (images, MB)."""
     from vpl.config import preset
-    from vpl.run import Run
+    from vpl.runs.stages import Run
 
     rss: dict[str, list[tuple[int, float]]] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from vpl import scenes
+from vpl.scenes import scenes
 
 COUNT = 300
 

@@ -40,11 +40,12 @@ from crf import synthetic
 from PIL import Image
 from torch import Tensor
 
-from vpl import images, labels, refine
-from vpl.clip import FrozenClip, linear
+from vpl.clip.model import FrozenClip, linear
 from vpl.config import Config
-from vpl.crf import dense_crf
-from vpl.seeds import seeds
+from vpl.edges import images
+from vpl.method import labels, refine
+from vpl.method.crf import dense_crf
+from vpl.method.seeds import seeds
 
 BACKGROUND = 25
 CONFIG = Config()

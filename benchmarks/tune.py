@@ -19,12 +19,13 @@ from pathlib import Path
 import numpy as np
 from scipy import stats
 
-from vpl import ablate, committee, scenes, tune
-from vpl.bench import Bench
-from vpl.clip import FrozenClip
+from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
-from vpl.images import write_text_atomic
-from vpl.metrics import Confusion
+from vpl.edges.images import write_text_atomic
+from vpl.judge import ablate, committee, tune
+from vpl.judge.bench import Bench
+from vpl.method.metrics import Confusion
+from vpl.scenes import scenes
 
 EVIDENCE = Path(__file__).parent / "evidence"
 RANKED = {

@@ -102,7 +102,7 @@ def clip_folders(hf_models, tmp_path_factory):
 @pytest.fixture(scope="session")
 def clips(clip_folders):
     """FrozenClips by size name, on the CPU in float32."""
-    from vpl.clip import FrozenClip
+    from vpl.clip.model import FrozenClip
 
     return {size: FrozenClip.load(folder, device="cpu") for size, folder in clip_folders.items()}
 
@@ -131,7 +131,8 @@ def warm(tmp_path_factory):
 @pytest.fixture(scope="session")
 def small_tree(tmp_path_factory):
     """Five scenes, one of them of another shape, and two held-out ones."""
-    from vpl import images, scenes
+    from vpl.edges import images
+    from vpl.scenes import scenes
     from warm import SIDE
 
     folder = tmp_path_factory.mktemp("data") / "scenes"

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.images import write_mask
+from vpl.edges.images import write_mask
 
 EVIL = "<script>window.broken=1</script>"
 EVIL_FILE = "<img src=x onerror=window.broken=2>"

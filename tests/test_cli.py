@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vpl import scenes
 from vpl.cli import main
+from vpl.scenes import scenes
 
 
 @pytest.fixture(scope="module")

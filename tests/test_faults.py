@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vpl import images
 from vpl.config import Config
-from vpl.datasets import open_dataset
+from vpl.edges import images
+from vpl.edges.datasets import open_dataset
 from vpl.errors import RunError
-from vpl.runfolder import RunFolder
+from vpl.runs.folder import RunFolder
 from warm import command, held
 
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from vpl.clip import FrozenClip
+from vpl.clip.model import FrozenClip
 from vpl.config import PrototypeConfig
-from vpl.crf import dense_crf
-from vpl.prototypes import learn, soft_labels
-from vpl.refine import affinity, minmax, refine, upsample
-from vpl.seeds import seeds
+from vpl.method.crf import dense_crf
+from vpl.method.prototypes import learn, soft_labels
+from vpl.method.refine import affinity, minmax, refine, upsample
+from vpl.method.seeds import seeds
 
 FOLDER = Path(os.environ.get("VPL_GOLDEN") or Path(__file__).parent / "golden")
 

@@ -29,12 +29,12 @@ from safetensors.torch import save_file
 
 from plain import plain_config
 from vpl import classes as class_sets
-from vpl import images
-from vpl.clip import FrozenClip
+from vpl.clip.model import FrozenClip
+from vpl.clip.weights import read as read_weights
 from vpl.config import DataConfig
-from vpl.datasets import inside, open_dataset
+from vpl.edges import images
+from vpl.edges.datasets import inside, open_dataset
 from vpl.errors import ModelError, VplError
-from vpl.weights import read as read_weights
 
 FUZZ = settings(
     derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture]

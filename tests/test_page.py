@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from report_case import EVIL_FILE, NAMES, make_run
-from vpl import report
+from vpl.pages import report
 
 
 @pytest.fixture(scope="module")

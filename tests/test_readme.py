@@ -17,9 +17,15 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_tree_names_every_module():
-    named = set(re.findall(r"^  (\w+\.py) ", README, re.MULTILINE))
-    kept = {path.name for path in (ROOT / "src" / "vpl").glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert named == kept
+    named, room = set(), ""
+    for indent, name in re.findall(r"^(  |    )(\w+\.py|\w+/) ", README, re.MULTILINE):
+        if name.endswith("/"):
+            room = name
+        else:
+            named.add((room if len(indent) == 4 else "") + name)
+    source = ROOT / "src" / "vpl"
+    kept = {path.relative_to(source).as_posix() for path in source.rglob("*.py")}
+    assert named == {name for name in kept if not name.endswith("__init__.py")} - {"__main__.py"}
 
 
 def commands() -> list[str]:

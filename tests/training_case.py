@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vpl import images, train
 from vpl.classes import ClassSet
-from vpl.clip import FrozenClip
+from vpl.clip.model import FrozenClip
 from vpl.config import Config
+from vpl.edges import images
+from vpl.network import train
 
 CLASSES = ClassSet(("red", "green"), background=("grey",))
 SIZES = ((40, 56), (33, 47), (64, 40), (24, 24))
@@ -81,3 +82,22 @@ def main(clip_folder: str, data: str, run: str, out: str) -> None:
 
 if __name__ == "__main__":
     main(*sys.argv[1:])
+
+
+def finished_run(folder, clip, **changes):
+    """A run folder with a network, without the stages before."""
+    folder.mkdir()
+    items = folder / "items"
+    items.mkdir()
+    steps = {"train__steps": 40, "rsc__weight": 0.0, "clip__max_side": 72} | changes
+    list(fit(clip, make_items(items), folder, **steps))
+    (folder / "config.toml").write_text(config(**steps).to_toml(), encoding="utf-8")
+    return folder
+
+
+def photo(size, seed=0) -> np.ndarray:
+    """Blobs of the colours that the network knows, and noise."""
+    generator = np.random.default_rng(seed)
+    rough = np.array([(125, 125, 125), (220, 30, 30), (30, 200, 30)])[generator.integers(0, 3, (5, 5))]
+    smooth = Image.fromarray(rough.astype(np.uint8)).resize(size[::-1], Image.Resampling.BICUBIC)
+    return np.clip(np.asarray(smooth) + generator.normal(0, 8, (*size, 3)), 0, 255).astype(np.uint8)

@@ -289,8 +289,8 @@ FAULTS = {
 
 # ------------------------------------------------------------------------------------------------ in the warm process
 NEEDED = (
-    "tokenizers", "torch._dynamo", "tensorboard.summary.writer.record_writer", "vpl.checkup", "vpl.cli", "vpl.predict",
-    "vpl.report", "vpl.run", "vpl.tune",
+    "tokenizers", "torch._dynamo", "tensorboard.summary.writer.record_writer", "vpl.judge.checkup", "vpl.cli",
+    "vpl.network.predict", "vpl.pages.report", "vpl.runs.stages", "vpl.judge.tune",
 )  # fmt: skip
 
 
@@ -298,7 +298,7 @@ def serve(folder: Path) -> None:
     """Import what the commands import, then fork a child per request."""
     for module in NEEDED:
         importlib.import_module(module)
-    importlib.import_module("vpl.images")._known_formats()
+    importlib.import_module("vpl.edges.images")._known_formats()
     os.chdir(folder)
     for line in sys.stdin:
         request = json.loads(line)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 
+from vpl import moved
+
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -14,11 +16,11 @@ _HOMES = {
     "preset": "config",
     "VplError": "errors",
     "ClassSet": "classes",
-    "Sample": "datasets",
-    "FrozenClip": "clip",
-    "dense_crf": "crf",
-    "load": "predict",
-    "export": "exports",
+    "Sample": "edges.datasets",
+    "FrozenClip": "clip.model",
+    "dense_crf": "method.crf",
+    "load": "network.predict",
+    "export": "exports.export",
 }
 
 __all__ = ["__version__", *_HOMES]
@@ -28,3 +30,6 @@ def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module 'vpl' has no attribute {name!r}")
     return getattr(importlib.import_module(f"vpl.{_HOMES[name]}"), name)
+
+
+moved.install()

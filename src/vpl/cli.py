@@ -14,13 +14,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpl import __version__, storage
+from vpl import __version__
 from vpl.config import PRESETS, Config, preset
+from vpl.edges import storage
 from vpl.errors import ConfigError, VplError
 from vpl.machine import cores
 
 if TYPE_CHECKING:
-    from vpl.run import Run
+    from vpl.runs.stages import Run
 
 SHORTCUTS = {
     "images": "data.images",
@@ -233,8 +234,9 @@ def _stage(given: argparse.Namespace) -> int:
     _check_workers(given.image_workers)
     if given.out and given.engine != "ray":
         raise ConfigError("--out needs --engine ray; the local engine writes into the run folder.")
-    from vpl import checkup, report
-    from vpl.run import Run
+    from vpl.judge import checkup
+    from vpl.pages import report
+    from vpl.runs.stages import Run
 
     if given.tune:
         config = _tuned(given, config, 60)
@@ -246,7 +248,7 @@ def _stage(given: argparse.Namespace) -> int:
             if stage == "report":
                 report.write(run.folder)
             elif stage == "labels" and given.engine == "ray":
-                from vpl import scaleout
+                from vpl.runs import ray as scaleout
 
                 scaleout.labels(run, given.out)
             elif stage == "checkup":
@@ -272,7 +274,7 @@ def _stages(name: str, run: Run) -> list[str]:
 
 def _close(run: Run, out: str | None) -> int:
     """Say what was made and which images were not."""
-    from vpl.runfolder import read_evaluations
+    from vpl.runs.folder import read_evaluations
 
     for evaluation in read_evaluations(run.folder):
         print(table(evaluation))
@@ -325,7 +327,7 @@ def _bar(items: Iterable, total: int, words: str) -> Iterable:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from vpl import predict
+    from vpl.network import predict
 
     predictor = predict.load(given.model, given.clip, given.device)
     wanted = predict.Outputs(probabilities=given.probabilities, overlays=given.overlays)
@@ -338,14 +340,14 @@ def _predict(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from vpl import report
+    from vpl.pages import report
 
     print(f"report in {report.write(given.folder)}")
     return 0
 
 
 def _export(given: argparse.Namespace) -> int:
-    from vpl import exports
+    from vpl.exports import export as exports
 
     made = exports.export(given.folder, given.to, given.out, clip=given.clip, progress=_bar)
     for failure in made.failures:
@@ -372,7 +374,7 @@ def _tune(given: argparse.Namespace) -> int:
 
 def _tuned(given: argparse.Namespace, config: Config, count: int) -> Config:
     """The configuration with values chosen on `count` images; says which and why."""
-    from vpl import tune
+    from vpl.judge import tune
 
     made = tune.tune(given.folder, config, device=given.device, workers=given.image_workers, count=count, progress=_bar)
     print(made)
@@ -380,7 +382,7 @@ def _tuned(given: argparse.Namespace, config: Config, count: int) -> Config:
 
 
 def _compare(given: argparse.Namespace) -> int:
-    from vpl import compare
+    from vpl.pages import compare
 
     print(compare.write(given.folders, given.out))
     return 0
@@ -394,7 +396,7 @@ def _ablate(given: argparse.Namespace) -> int:
     if not (given.preset or given.config or getattr(given, "data.images")):
         given.preset = "scenes"
     config = _config(given)
-    from vpl import ablate, ablations
+    from vpl.judge import ablate, ablations
 
     if config.data.images:
         sources = [ablate.OwnData(config, given.sets, given.count)]
@@ -410,7 +412,7 @@ def _ablate(given: argparse.Namespace) -> int:
 
 
 def _scenes(given: argparse.Namespace) -> int:
-    from vpl import scenes
+    from vpl.scenes import scenes
 
     counts = {"train": given.train, "val": given.val}
     made = scenes.write_tree(

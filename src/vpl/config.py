@@ -18,7 +18,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from vpl import storage
 from vpl.errors import ConfigError
 
 PAPER, REFERENCE, OURS = "paper", "reference", "ours"
@@ -111,11 +110,6 @@ class DataConfig(Section):
     masks: str = value("", OURS, "folder of truth masks, for evaluation only; empty: none")
     split: str = value("", OURS, "voc: train, val, trainval or train_aug")
     classes: str = value("", OURS, "voc, coco, scenes or a classes file; empty: every tag that occurs")
-
-    def __post_init__(self):
-        super().__post_init__()
-        if storage.is_url(self.images):
-            storage.check(self.images, f"{self.name}.images")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl import checkup, images, report, scenes, sheet
 from vpl.config import Config, preset
-from vpl.run import Progress, Run, silent
+from vpl.edges import images, sheet
+from vpl.judge import checkup
+from vpl.pages import report
+from vpl.runs.stages import Progress, Run, silent
+from vpl.scenes import scenes
 
 SEEDS = (0, 1, 2)
 TRAIN_IMAGES = 120

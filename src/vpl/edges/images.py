@@ -1,0 +1,329 @@
+"""RGB images and palette PNG masks <-> files, arrays and tensors; sizes that are multiples of the patch.
+
+METHOD.md 1: each side of an image becomes the next multiple of the patch p, by bicubic resizing,
+
+    (h, w) = (⌈s·H / p⌉, ⌈s·W / p⌉),    pixels = (resize(image, (h·p, w·p)) / 255 − mean) / std.
+
+Letters: H W pixels, h w patch grid, p patch side, s scale. Images are (H, W, 3) RGB uint8 in [0, 255], masks (H, W)
+uint8 label values. Pillow decodes; this module decides what is decoded, how much of it, and what a damaged file says.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from vpl.edges import storage
+from vpl.errors import DataError, RunError
+
+MOST_PIXELS = 2**28 // 3
+"""Larger images are refused by their header, before anything is decoded: a quarter GiB of RGB, Pillow's own bound."""
+MOST_FILE_BYTES = 2**30
+"""Larger image files are refused unread."""
+PARTIAL = ".vpl-partial"
+"""Suffix of a file that is being written. One that is found later was left by a killed run and can be deleted."""
+
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
+_ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BAND_PIXELS = 2**20
+_GREY_STEPS = {"L;2": 85, "L;4": 17}
+
+
+def read_image(path: str | Path, max_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """Read an image as (H, W, 3) RGB uint8 in [0, 255], turned as its EXIF orientation says.
+
+    Grey and palette images become RGB, transparent ones are laid over white, CMYK is converted, of an animation the
+    first frame is taken. Integers of more than 8 bits are scaled by the full range of their format; floats are read as
+    0 to 1, or 0 to 255 or 65535 when a value is above 1 or 255.
+
+    Memory is bounded by `MOST_PIXELS`: about 1 GB for the largest image, half of it with a `max_side`. A JPEG with a
+    `max_side` is decoded at a lower resolution and takes far less.
+
+    Args:
+        path: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000; a local path or a URL (storage.py).
+        max_side: an image with a longer side, in pixels, is scaled down to `size_within` (Lanczos).
+
+    Raises:
+        DataError: the file is missing, damaged, truncated, no image, or has more than `MOST_PIXELS` pixels.
+    """
+    path = storage.place_of(path)
+    with _opened(path) as image:
+        orientation = _orientation(image)
+        height, width = _oriented_size(image, orientation)
+        goal = size_within(height, width, max_side)
+        own = goal[::-1] if orientation < 5 else goal
+        if own != image.size:
+            image.draft("RGB", (2 * own[0], 2 * own[1]))
+        pixels = _as_rgb(path, image)
+        if pixels.size != own:
+            pixels = pixels.resize(own, Image.Resampling.LANCZOS)
+        if orientation != 1:
+            pixels = pixels.transpose(_TURNS[orientation])
+        return np.array(pixels)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(H, W) in pixels that `read_image` would return without `max_side`, from the header alone.
+
+    Raises:
+        DataError: as `read_image`, as far as the header shows it.
+    """
+    with _opened(storage.place_of(path)) as image:
+        return _oriented_size(image, _orientation(image))
+
+
+def size_within(height: int, width: int, max_side: int | None) -> tuple[int, int]:
+    """(H, W) of an image once its longer side is at most `max_side`, sides rounded, at least 1 pixel."""
+    if max_side is None or max(height, width) <= max_side:
+        return height, width
+    shrink = max_side / max(height, width)
+    return max(1, round(height * shrink)), max(1, round(width * shrink))
+
+
+def patch_size_of(height: int, width: int, patch: int, scale: float = 1.0) -> tuple[int, int]:
+    """(h, w), the patch grid of an image: each side times `scale`, rounded up to the next multiple of `patch`. [ref]"""
+    rounding = 1e-9
+    return tuple(max(1, math.ceil(side * scale / patch - rounding)) for side in (height, width))
+
+
+def encoder_scale(height: int, width: int, patch: int, scale: float, most_patches: int) -> float:
+    """`scale`, lowered where the image would have more than about `most_patches` patches."""
+    return min(scale, patch * math.sqrt(most_patches / (height * width)))
+
+
+def to_pixels(
+    image: UInt8[np.ndarray, "H W 3"],
+    patch: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scale: float = 1.0,
+) -> Float[Tensor, "3 height width"]:
+    """The encoder's input: (3, h·patch, w·patch) float32, resized as CLIP-ES does (Pillow's bicubic) and normalised.
+
+    Args:
+        image: (H, W, 3) RGB uint8 in [0, 255].
+        patch: side of a patch, pixels.
+        mean, std: of each channel, for values in [0, 1].
+        scale: size at the encoder over the image's size.
+    """
+    h, w = patch_size_of(*image.shape[:2], patch, scale)
+    size = (w * patch, h * patch)
+    if size != (image.shape[1], image.shape[0]):
+        image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    unit = image.astype(np.float32) / np.float32(255)
+    normal = (unit - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
+
+
+def read_mask(path: str | Path) -> UInt8[np.ndarray, "H W"]:
+    """Read a palette or grey PNG as (H, W) uint8 label values: palette indices and grey values as they are written.
+
+    Raises:
+        DataError: the file is missing or damaged, or its pixels are colours and not label values.
+    """
+    path = Path(path)
+    with _opened(path, formats=("PNG",)) as image:
+        if image.mode not in ("P", "L", "1"):
+            raise DataError(
+                f"the mask {path} has pixels of kind {image.mode}; expected a palette or 8-bit grey PNG whose values "
+                "are label numbers. Replace each colour by the number of its class."
+            )
+        step = _GREY_STEPS.get(image.tile[0][3], 1) if image.tile else 1
+        return np.array(image).astype(np.uint8) // np.uint8(step)
+
+
+def write_mask(path: str | Path, mask: UInt8[np.ndarray, "H W"], palette: Sequence[tuple[int, int, int]]) -> None:
+    """Write label values as an 8-bit palette PNG: atomically, and the same values always as the same bytes.
+
+    Args:
+        mask: (H, W) uint8 label values.
+        palette: at most 256 colours (R, G, B), 0 to 255, by label value; the rest are black.
+
+    Raises:
+        DataError: the mask or the palette is of another kind.
+        RunError: the file can't be written.
+    """
+    if mask.dtype != np.uint8 or mask.ndim != 2 or 0 in mask.shape:
+        raise DataError(f"the mask for {path} is {mask.dtype} of shape {mask.shape}; expected uint8 of shape (H, W).")
+    colors = [channel for color in palette for channel in color]
+    if len(colors) > 768 or not all(0 <= channel <= 255 for channel in colors):
+        raise DataError(f"the palette for {path} is wrong; expected at most 256 colours of values 0 to 255.")
+    image = Image.fromarray(mask)
+    image.putpalette(bytes(colors).ljust(768, b"\0"))
+    packed = io.BytesIO()
+    image.save(packed, "PNG")
+    write_bytes_atomic(path, packed.getvalue())
+
+
+def write_image(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
+    """Write an (H, W, 3) RGB uint8 image as a PNG, atomically.
+
+    Raises:
+        RunError: the file can't be written.
+    """
+    packed = io.BytesIO()
+    Image.fromarray(image).save(packed, "PNG")
+    write_bytes_atomic(path, packed.getvalue())
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, never a part.
+
+    The bytes go to a new file beside it (its name ends with `PARTIAL`), which then takes the name; on failure it is
+    removed. `path` may be a URL (storage.py).
+
+    Raises:
+        RunError: the folder is missing or read-only, the disk is full.
+    """
+    name = f".{secrets.token_hex(8)}{PARTIAL}"
+    if storage.is_url(path):
+        storage.write(path, data, name)
+        return
+    path = Path(path)
+    partial = path.with_name(name)
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+        partial.replace(path)
+    except OSError as error:
+        _remove(partial)
+        raise RunError(
+            f"{path} can't be written ({error.strerror}); check the folder, its permissions and the free space."
+        ) from error
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """`write_bytes_atomic` of UTF-8 text, line ends as given."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    """Those of `_FORMATS` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+@contextlib.contextmanager
+def _opened(path: Path | str, formats: tuple[str, ...] | None = None):
+    """The image with its header read and its size checked; any failure inside becomes one DataError."""
+    try:
+        with _regular(path) as file, Image.open(file, formats=formats or _known_formats()) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise _too_many_pixels(path)
+            if image.width < 1 or image.height < 1:
+                raise DataError(f"the image {path} has no pixels; expected at least 1 x 1.")
+            yield image
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file {path}; check the path.") from error
+    except Image.UnidentifiedImageError as error:
+        wanted = "PNG" if formats else "a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"
+        raise DataError(f"{path} is damaged or no image; expected {wanted} file.") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_many_pixels(path) from error
+    except OSError as error:
+        reason = error.strerror or str(error).strip() or "unreadable"
+        raise DataError(f"the image {path} can't be read ({reason}); replace the file.") from error
+    except Exception as error:
+        # Pillow answers damaged bytes with a dozen kinds: struct.error, SyntaxError, ValueError, KeyError, zlib.error
+        raise DataError(f"the image {path} is damaged ({error or type(error).__name__}); replace the file.") from error
+
+
+def _regular(path: Path | str) -> io.BufferedIOBase:
+    """The file, opened so that a pipe in its place can't hang; what is checked is what is read. A URL is read whole."""
+    if storage.is_url(path):
+        return io.BytesIO(storage.read(path, MOST_FILE_BYTES))
+    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    found = os.fstat(number)
+    if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_FILE_BYTES:
+        return os.fdopen(number, "rb")
+    os.close(number)
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is no regular file; expected an image file.")
+    raise DataError(f"{path} has {found.st_size} bytes; expected at most {MOST_FILE_BYTES}. Save it smaller.")
+
+
+def _too_many_pixels(path: Path | str) -> DataError:
+    return DataError(f"the image {path} has more than {MOST_PIXELS} pixels; scale it down before use.")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8, as far as the header tells it. Pillow itself turns TIFF files as it decodes them."""
+    if image.format == "TIFF":
+        return 1
+    try:
+        found = Image.Image.getexif(image).get(_ORIENTATION)
+    except Exception:  # damaged metadata around good pixels: shown as stored
+        return 1
+    return found if found in _TURNS else 1
+
+
+def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:
+    return image.size if orientation >= 5 else image.size[::-1]
+
+
+def _as_rgb(path: Path | str, image: Image.Image) -> Image.Image:
+    """Decode, and convert any pixel kind to RGB."""
+    image.load()
+    if image.mode.startswith(("I", "F")):
+        return Image.fromarray(_eight_bits(path, image)).convert("RGB")
+    if image.has_transparency_data:
+        clear = image.convert("RGBA")
+        white = Image.new("RGB", clear.size, (255, 255, 255))
+        white.paste(clear, mask=clear)
+        return white
+    return image.convert("RGB")
+
+
+def _eight_bits(path: Path | str, image: Image.Image) -> UInt8[np.ndarray, "H W"]:
+    """Grey values of 12, 16 or 32 bits, or floats, scaled to 0 to 255."""
+    values = np.asarray(image)
+    step = max(1, _BAND_PIXELS // image.width)
+    bands = [slice(start, start + step) for start in range(0, image.height, step)]
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "F":
+        highest = max(float(np.max(values[band], initial=0, where=np.isfinite(values[band]))) for band in bands)
+        top = next((top for top in (1, 255, 65535) if highest <= top), None)
+        if top is None:
+            raise DataError(f"the image {path} has float values above 65535; expected values from 0 to 1.")
+    else:
+        bits, signed = (tags.get(_BITS) or (16,))[0], (tags.get(_SAMPLE_FORMAT) or (1,))[0] == 2
+        values = values.view(np.uint32) if bits == 32 and not signed else values
+        top = 2 ** (bits - signed) - 1
+    grey = np.empty(values.shape, np.uint8)
+    for band in bands:
+        finite = np.where(np.isfinite(values[band]), values[band], 0)
+        grey[band] = np.rint(np.clip(finite, 0, top) * (255 / top))
+    return 255 - grey if image.mode != "F" and tags.get(_PHOTOMETRIC) == 0 else grey
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

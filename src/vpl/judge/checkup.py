@@ -1,0 +1,136 @@
+"""Signs of failure of a run, into metrics.json: without truth under `label_free`, against it under `with_truth`.
+
+Label maps of the run folder are read; seeds of a few images are made once more from the run's own prototypes: as they
+are, mirrored, and with the image larger at the encoder. What a sign means and when it asks for something to be done is
+said in `signs`. Truth masks are opened for `with_truth` alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from vpl.classes import IGNORE
+from vpl.config import Config
+from vpl.edges import images
+from vpl.edges.datasets import Sample
+from vpl.errors import DataError, VplError
+from vpl.judge.bench import Bench, Maps
+from vpl.method import labels, metrics, refine, signs
+from vpl.runs.folder import read_evaluations, read_json, read_map, read_prototypes, write_json
+from vpl.runs.stages import Run
+
+LOOKED, AGAIN = 500, 24
+"""Most images whose label maps are read, and whose seeds are made again; spread evenly over the list. [ours]"""
+LARGER = 1.5
+
+
+def checkup(run: Run) -> dict[str, dict[str, dict]]:
+    """Measure the signs of a run that has label maps, write them into metrics.json, and return what was written.
+
+    Raises:
+        RunError: a file of the run is damaged.
+    """
+    free: dict[str, list[float]] = defaultdict(list)
+    true: dict[str, list[float]] = defaultdict(list)
+    done = [sample for sample in run.dataset.samples if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
+    for sample in _spread(done, LOOKED):
+        maps = {name: _mask(run, name, sample) for name in ("seeds/refined", "seeds/crf", "labels")}
+        _add(free, signs.of_maps(maps["seeds/refined"], maps["seeds/crf"], maps["labels"], _labels(run, sample)))
+        truth = _truth(sample)
+        last = maps["labels"] if maps["seeds/crf"] is None else maps["seeds/crf"]
+        if truth is not None and last is not None and truth.shape == last.shape:
+            _add(true, signs.against_truth(maps["seeds/refined"], last, truth))
+    right = read_json(run.folder / "prototypes.json").get("accuracy_vision")
+    if isinstance(right, (int, float)):
+        free["tag consistency"].append(right)
+    _look_again(run, _spread(done, AGAIN), free, true)
+    gap = _train_val_gap(read_evaluations(run.folder))
+    if gap is not None:
+        true["train/val gap"].append(gap)
+    found = {"label_free": signs.label_free(free), "with_truth": signs.with_truth(true)}
+    path = run.folder / "metrics.json"
+    write_json(path, read_json(path) | found)
+    return found
+
+
+def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
+    places = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)) if samples else []
+    return [samples[place] for place in places]
+
+
+def _add(values: dict[str, list[float]], found: dict[str, float]) -> None:
+    for name, one in found.items():
+        values[name].append(one)
+
+
+def _mask(run: Run, folder: str, sample: Sample) -> np.ndarray | None:
+    path = run.folder / folder / f"{sample.id}.png"
+    return read_map(path) if path.exists() else None
+
+
+def _labels(run: Run, sample: Sample) -> list[int]:
+    """Label values of the image's tags."""
+    return [run.classes.index(tag) + 1 for tag in sample.tags]
+
+
+def _truth(sample: Sample) -> np.ndarray | None:
+    """The truth; None where there is none, or where it can't be read: evaluation has said so."""
+    try:
+        return None if sample.mask is None else images.read_mask(sample.mask)
+    except DataError:
+        return None
+
+
+def _look_again(
+    run: Run, samples: Sequence[Sample], free: dict[str, list[float]], true: dict[str, list[float]]
+) -> None:
+    """Agreement of seeds under mirror and scale, and how evenly they cover their object."""
+    views, kept = [], []
+    for sample in samples:
+        try:
+            views.append(run.view(sample))
+            kept.append(sample)
+        except VplError:  # the run has told about this image
+            continue
+    if not views:
+        return
+    stored = read_prototypes(run.folder / "prototypes.safetensors", run.clip.dim)
+    config = run.config
+    bench = Bench(run.clip, run.classes, views, run.image_workers)
+    larger = config.with_values({"clip.scale": config.clip.scale * LARGER})
+    own = _maps(bench, stored, config)
+    mirrored = tuple(one.flip(2) for one in _maps(bench.mirrored(), stored, config))
+    for name, other in (("mirror agreement", mirrored), ("scale agreement", _maps(bench, stored, larger))):
+        exponent = config.labels.background_exponent
+        for view, one, two in zip(views, own, other, strict=True):
+            first, second = (labels.label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))
+            free[name].append(signs.agreement(first, second))
+    for sample, view, maps in zip(kept, views, own, strict=True):
+        truth = _truth(sample)
+        if truth is None or truth.shape != view.size:
+            continue
+        full = refine.upsample(maps.float().cpu(), view.size).numpy()
+        for tag, seed in zip(view.tags, full, strict=True):
+            part = metrics.completeness(seed, truth == tag + 1, 0.5, truth != IGNORE)
+            true["concentration"].append(part.concentration)
+
+
+def _maps(bench: Bench, stored: dict[str, torch.Tensor], config: Config) -> Maps:
+    """Refined seeds from the prototypes that the run stored."""
+    if config.prototypes.kind == "text":
+        return bench.refined(config)
+    return bench.refined_with(stored["vision"], config)
+
+
+def _train_val_gap(evaluations: Sequence[dict]) -> float | None:
+    """mIoU of the pseudo-masks less that of the network, single scale, on its own split."""
+    rows = {row["name"]: row["miou"] for one in evaluations for row in one["rows"]}
+    pseudo, network = rows.get("refined + CRF"), rows.get("network, single scale")
+    if pseudo is None or network is None or not (math.isfinite(pseudo) and math.isfinite(network)):
+        return None
+    return pseudo - network

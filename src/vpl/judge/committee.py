@@ -1,0 +1,141 @@
+"""What a committee of looks at each image agrees on: label maps to compare settings with where there is no truth.
+
+    look     maker × encoder scale × mirrored or not
+    makers   GradCAM seeds, refined · similarity maps of the text prototypes, refined · patches matched with the words
+    vote     mean over all looks of the label shares
+    opinion  most probable label after the CRF of the votes
+
+The looks err in different places, so that their mean is far better than any of them (docs/decisions.md). It needs no
+threshold of its own: the background exponent is averaged over, and the third maker has none. That maker is only as good
+as the CLIP's patches match words. All of it is ours; METHOD.md 8 asks for the use. No truth is opened here.
+
+Letters: K tags of one image · L labels · H W pixels · h w patch grid · P prototypes · D joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vpl.config import Config
+from vpl.judge.bench import Bench, Maps
+from vpl.method import labels, refine
+from vpl.method.metrics import Confusion
+
+SCALES = (0.75, 1.0, 1.25, 1.5)
+"""Of the encoder, times the configured one."""
+EXPONENTS = (1.0, 1.5, 2.0, 3.0)
+"""Background exponents that a seed's label shares are averaged over."""
+RATIO = 3.0
+"""The committee's τI over CLIP's own temperature: the paper's 0.03 over 0.01."""
+VALUES: dict[str, float] = {"prototypes.phi": 0.5, "refine.box_threshold": 0.4, "labels.background_exponent": 1.0}
+"""Its values of what is tuned, so that its opinion does not depend on the setting that it judges."""
+Votes = list[Float[Tensor, "L H W"]]
+"""For each image the shares of [background; tags]."""
+
+
+def settled(bench: Bench, config: Config) -> Config:
+    """`config` with the committee's own values of everything that is tuned, and the fast CRF."""
+    own = {"prototypes.image_temperature": RATIO / float(bench.clip.logit_scale), "crf.mode": "fast"}
+    return config.with_values(VALUES | own)
+
+
+def opinion(bench: Bench, config: Config) -> tuple[UInt8[np.ndarray, "height width"], ...]:
+    """The committee's label map of each image, at the sizes that the views name; the same for every setting."""
+    config = settled(bench, config)
+
+    def make() -> tuple:
+        pairs = zip(votes(bench, config), bench.views, strict=True)
+        return tuple(labels.pseudo_mask(one, view, config.labels, config.crf)[0] for one, view in pairs)
+
+    return bench.once("opinion", config, make, most=1)
+
+
+def votes(bench: Bench, config: Config) -> Votes:
+    """The mean of the looks' label shares for each image."""
+    makers: list[Callable[[Bench, Config], Votes]] = [_gradcam_of(bench, config), _similarity, _patches]
+    if len(bench.text(config)) == len(bench.classes):
+        makers.pop()  # without background words every patch would be a tag's
+    found = [torch.zeros(len(view.tags) + 1, *view.image.shape[:2]) for view in bench.views]
+    for mirrored in (False, True):
+        twin = bench.mirrored() if mirrored else bench
+        for scale in SCALES:
+            seen = config.with_values({"clip.scale": config.clip.scale * scale})
+            for maker in makers:
+                for total, one in zip(found, maker(twin, seen), strict=True):
+                    total += (one.flip(2) if mirrored else one) / (2 * len(SCALES) * len(makers))
+    return found
+
+
+def agreement(
+    opinions: Sequence[UInt8[np.ndarray, "height width"]],
+    masks: Sequence[UInt8[np.ndarray, "height width"]],
+    count: int,
+) -> Float[np.ndarray, " images"]:
+    """mIoU of masks with the committee, in [0, 1], as one number per image whose mean is that of all images together.
+
+    With I_ic and U_ic an image's intersection and union of label c, and IoU_c those of all n images, image i has
+    mIoU + n mean_c (I_ic - IoU_c U_ic) / sum_i U_ic: its influence, whose spread gives the error of the mIoU.
+
+    Args:
+        count: label values, background included.
+    """
+    hits, unions = np.zeros((len(masks), count)), np.zeros((len(masks), count))
+    for place, (one, other) in enumerate(zip(opinions, masks, strict=True)):
+        confusion = Confusion(count)
+        confusion.update(one, other)
+        hits[place] = confusion.hits
+        unions[place] = confusion.true + confusion.predicted - confusion.hits
+    hits, unions = (one[:, unions.sum(axis=0) > 0] for one in (hits, unions))
+    whole = unions.sum(axis=0)
+    iou = hits.sum(axis=0) / whole
+    return iou.mean() + len(masks) * ((hits - iou * unions) / whole).mean(axis=1)
+
+
+# --------------------------------------------------------------------------------------------------------------- makers
+def _gradcam_of(bench: Bench, config: Config) -> Callable[[Bench, Config], Votes]:
+    """The configured seeds, from prototypes that are learned once, on the images as they are."""
+    vision = bench.knowledge(config).vision if config.prototypes.kind == "vision" else None
+
+    def make(twin: Bench, seen: Config) -> Votes:
+        maps = twin.refined(seen) if vision is None else twin.refined_with(vision, seen)
+        return _shares(maps, twin)
+
+    return make
+
+
+def _similarity(twin: Bench, seen: Config) -> Votes:
+    return _shares(twin.refined(seen.with_values({"prototypes.kind": "text", "seeds.kind": "similarity"})), twin)
+
+
+def _patches(twin: Bench, seen: Config) -> Votes:
+    """Softmax over the image's tags and the background words of each patch's cosines, at CLIP's own temperature."""
+    table, count, found = twin.text(seen), len(twin.classes), {}
+    for members, features in twin.features(seen.clip):
+        for row, number in enumerate(members):
+            tags = list(twin.views[number].tags)
+            patches = F.normalize(features.patches[row], dim=1)
+            rows = table[[*tags, *range(count, len(table))]].to(patches)
+            likely = (twin.clip.logit_scale * patches @ rows.T).softmax(dim=1)
+            background = likely[:, len(tags) :].sum(dim=1, keepdim=True)
+            shares = torch.cat([background, likely[:, : len(tags)]], dim=1).T.unflatten(1, features.grid)
+            found[number] = refine.upsample(shares.float(), twin.views[number].image.shape[:2]).cpu()
+    return [found[number] for number in range(len(twin.views))]
+
+
+def _shares(maps: Maps, twin: Bench) -> Votes:
+    """Label shares of seeds, mean over the background exponents."""
+    found = []
+    for cam, view in zip(maps, twin.views, strict=True):
+        full = refine.upsample(cam.float(), view.image.shape[:2]).cpu()
+        rest, total = (1 - full.amax(dim=0)).clamp(min=0), full.sum(dim=0)
+        backgrounds = torch.stack([rest**exponent for exponent in EXPONENTS])
+        sums = (backgrounds + total).clamp(min=1e-6)
+        background = (backgrounds / sums).mean(dim=0, keepdim=True)
+        found.append(torch.cat([background, full * (1 / sums).mean(dim=0)]))
+    return found

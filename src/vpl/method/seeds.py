@@ -1,0 +1,243 @@
+"""Seeds: one class-specific GradCAM per tag, all tags of a batch of images in one closed-form backward. METHOD.md 1.
+
+    e = unit( mean over patches of patches_i )      s = softmax( scale · e · Pᵀ ), P = [P_tags ; P_background]
+    α_k = mean over patches of ∂s_k/∂A              cam_k = minmax( ReLU( A · α_k ) )
+
+A is the LayerNorm-1 output of the last block. The backward is written out instead of recorded: α_k is a sum over
+tokens, and most of a gradient's cost goes into what that sum forgets. With cotangents written dX, patch tokens i, all
+tokens j, per head, probabilities p, output O, D_i = dO_i · O_i and scale c = 1/√d:
+
+    Σ_i dV_i = Σ_i (1 − p_i,class) dO_i                                rows of p sum to one
+    Σ_i dK_i = −dK_class = −c Σ_i p_i,class (dO_i · v_class − D_i) q_i   rows of the softmax's Jacobian sum to zero
+    Σ_i dQ_i = c Σ_j ( v_j · (pᵀ dO)_j − (pᵀ D)_j ) k_j
+
+so a tag costs one product (T, hw)·(hw, d + 1) per head, and no T × T matrix of its own. Every patch token has the same
+cotangent before LN-post, so of the MLP's two products per tag one is shared by all tags: with x̂ LN-post's and x̂₂ LN2's
+normalised input (1/σ and 1/σ₂ their scales), H the MLP before its activation, γ the LayerNorms' weights,
+
+    dx_i = (u − c_i x̂_i) / σ_i, u the centred γ-post · d(LN-post), c_i = mean(u · x̂_i)
+    dH_i = act′(H_i) (u Wdown − c_i x̂_i Wdown) / σ_i                   x̂ Wdown: once per image
+    dO_i = dx_i Wout + ( dH_i Wup γ₂ (centred) Wout − m_i x̂₂_i Wout ) / σ₂_i    Wup γ₂ Wout: once per model
+    m_i = mean over columns of (dH_i Wup γ₂) x̂₂_i = dH_i · (H_i − H at x̂₂ = 0) / width
+
+Letters: N images, K tags of an image, h w patch grid, D joint width, P the rows of an image's prototypes, T = 1 + hw.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vpl.clip.model import QUICK_GELU_SLOPE, Features, FrozenClip, LastBlock
+from vpl.errors import VplError
+from vpl.method.maps import minmax
+
+CPU_CELLS_AT_ONCE = 2**22
+"""Cells of the MLP's hidden layer worked on at a time on the CPU; on a GPU many images go together."""
+GPU_CELLS_AT_ONCE = 2**28
+CPU_SCORES_AT_ONCE = 2**21
+"""Attention scores of the last block held at a time."""
+GPU_SCORES_AT_ONCE = 2**28
+
+
+@dataclass(frozen=True)
+class SeedMaps:
+    """Seeds of N images, in their order.
+
+    Attributes:
+        cam: per image (K, h, w) float32, each map from 0 to 1 (all 0 where nothing speaks for the tag).
+        scores: per image (P,) float32, softmax over its tags and the background.
+    """
+
+    cam: list[Float[Tensor, "_ h w"]]
+    scores: list[Float[Tensor, " _"]]
+
+
+def scores(features: Features, prototypes: Sequence[Float[Tensor, "_ D"]], scale: float) -> list[Float[Tensor, " _"]]:
+    """Per image softmax(scale · e · Pᵀ), float32: METHOD.md 1, steps 2 and 3.
+
+    Raises:
+        VplError: there is not one set of prototypes per image.
+    """
+    _check(features, prototypes)
+    e = F.normalize(features.patches.mean(1), dim=1)
+    return [torch.softmax(scale * (rows.to(e) @ one), 0) for one, rows in zip(e, prototypes, strict=True)]
+
+
+@torch.no_grad()
+def seeds(
+    clip: FrozenClip,
+    features: Features,
+    prototypes: Sequence[Float[Tensor, "_ D"]],
+    counts: Sequence[int],
+    scale: float,
+) -> SeedMaps:
+    """Seed maps of every tag of N images, in one batched backward through the last block.
+
+    Args:
+        clip: the model that made the features.
+        features: of N images, with `last`.
+        prototypes: per image its rows, unit length: first those of its tags, then the background's.
+        counts: per image its number of tags K.
+        scale: factor on the cosines: exp(logit_scale) for text prototypes, 1/τI for vision prototypes.
+
+    Raises:
+        VplError: counts and prototypes do not fit the images, or the features were made without their last block.
+    """
+    _check(features, prototypes)
+    if features.last is None:
+        raise VplError("the features lack their last block; encode the images with keep_last=True.")
+    if len(counts) != len(prototypes) or any(k < 0 or k > len(p) for k, p in zip(counts, prototypes, strict=True)):
+        raise VplError(
+            f"tag counts are {list(counts)} for prototypes of {[len(p) for p in prototypes]} rows; "
+            "expected one count per image, at most its rows."
+        )
+    h, w = features.grid
+    mean = features.patches.mean(1)
+    probabilities = scores(features, prototypes, scale)
+    cams: list[Tensor] = [mean.new_zeros((0, h, w)) for _ in counts]
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for n, (k, rows) in enumerate(zip(counts, prototypes, strict=True)):
+        if k:
+            groups[k, len(rows)].append(n)
+    inner = features.last.hidden.shape[-1]
+    for (k, _), images in groups.items():
+        at_once = CPU_CELLS_AT_ONCE if mean.device.type == "cpu" else GPU_CELLS_AT_ONCE
+        step = max(1, at_once // (h * w * inner))
+        for start in range(0, len(images), step):
+            these = images[start : start + step]
+            part = (
+                slice(these[0], these[-1] + 1) if these[-1] - these[0] == len(these) - 1 else these
+            )  # a view if it can
+            p = torch.stack([prototypes[n] for n in these]).to(mean)
+            s = torch.stack([probabilities[n] for n in these])
+            d_patch = _score_gradients(mean[part], p, s, k, scale) / (h * w)
+            last = LastBlock(*(getattr(features.last, name)[part] for name in LastBlock.__dataclass_fields__))
+            alpha = _weights(clip, last, d_patch @ clip.image.projection.T)
+            cam = torch.relu(alpha @ last.a[:, 1:].transpose(1, 2)).unflatten(2, (h, w))
+            for n, one in zip(these, cam, strict=True):
+                cams[n] = minmax(minmax(one))  # the reference does it twice
+    return SeedMaps(cams, probabilities)
+
+
+def _check(features: Features, prototypes: Sequence[Tensor]) -> None:
+    count, _, dim = features.patches.shape
+    if len(prototypes) != count or any(p.ndim != 2 or p.shape[1] != dim for p in prototypes):
+        raise VplError(
+            f"prototypes have shapes {[tuple(p.shape) for p in prototypes]}; expected one (P, {dim}) for each of "
+            f"{count} images. Use the CLIP that made them."
+        )
+
+
+def _score_gradients(mean: Tensor, prototypes: Tensor, s: Tensor, k: int, scale: float) -> Tensor:
+    """∂s_k/∂(mean patch token) for the first k rows: (N, K, D) from mean (N, D), prototypes (N, P, D), s (N, P)."""
+    norm = mean.norm(dim=1)[:, None, None].clamp_min(1e-12)
+    e = mean[:, None] / norm
+    expected = s[:, None] @ prototypes
+    d_unit = scale * s[:, :k, None] * (prototypes[:, :k] - expected)
+    return (d_unit - e * (d_unit * e).sum(2, keepdim=True)) / norm
+
+
+_FOLDED: weakref.WeakKeyDictionary[FrozenClip, tuple[Tensor, Tensor]] = weakref.WeakKeyDictionary()
+
+
+def _folded(clip: FrozenClip) -> tuple[Tensor, Tensor]:
+    """Per model: Wup γ₂ (centred) Wout (4·width, width) in the encoder's precision, and H at x̂₂ = 0 (4·width,)."""
+    block = clip.image.blocks[-1]
+    known = _FOLDED.get(clip)
+    if known is None or known[0].device != clip.device or known[0].dtype != clip.dtype:
+        up = block.up.weight.float()
+        scaled = up * block.ln2.weight
+        centred = scaled - scaled.mean(1, keepdim=True)
+        known = ((centred @ block.out.weight.float()).to(clip.dtype), up @ block.ln2.bias + block.up.bias.float())
+        _FOLDED[clip] = known
+    return known
+
+
+def _weights(clip: FrozenClip, last: LastBlock, d_token: Float[Tensor, "N K width"]) -> Float[Tensor, "N K width"]:
+    """α: mean over patch tokens of the gradient at A, given the one cotangent that all LN-post outputs share."""
+    d_out = _through_mlp(clip, last, d_token)
+    return _through_attention(clip, last, d_out)
+
+
+def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """LayerNorm's x̂ and 1/σ."""
+    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
+    inverse = torch.rsqrt(variance + eps)
+    return (x - mean) * inverse, inverse
+
+
+def _through_mlp(clip: FrozenClip, last: LastBlock, d_token: Tensor) -> Float[Tensor, "N K hw width"]:
+    """Cotangent of the attention's output O at the patch tokens (at the class token it is 0)."""
+    block, dtype = clip.image.blocks[-1], clip.dtype
+    folded, at_zero = _folded(clip)
+    down, out = block.down.weight, block.out.weight
+    x, inverse = _normalised(last.output[:, 1:], clip.image.ln_post.eps)
+    x2, inverse2 = _normalised(last.middle[:, 1:], block.ln2.eps)
+    u = d_token * clip.image.ln_post.weight
+    u = u - u.mean(2, keepdim=True)
+    c = u @ x.transpose(1, 2) / clip.width  # N K hw
+    hidden = last.hidden[:, 1:]
+    slope = _activation_slope(hidden, clip.image.activation).mul_(inverse.to(dtype))
+    shared = (x.to(dtype) @ down).mul_(slope)
+    u_hidden = u.to(dtype) @ down  # N K 4·width
+    # m = mean over columns of (dH Wup γ₂) x̂₂, without a pass over dH
+    reach = hidden - at_zero.to(dtype)
+    m = (u_hidden @ (slope * reach).transpose(1, 2)).float() - c * (shared * reach).sum(2, dtype=torch.float32)[:, None]
+    m = m / clip.width
+    x_out, x2_out = (x.to(dtype) @ out).float(), (x2.to(dtype) @ out).mul_(inverse2.to(dtype)).float()
+    d_out = (u @ out.float())[:, :, None] - c[..., None] * x_out[:, None]
+    d_out *= inverse[:, None]
+    d_out -= m[..., None] * x2_out[:, None]
+    d_hidden = torch.empty_like(slope)
+    for k in range(d_token.shape[1]):
+        torch.mul(slope, u_hidden[:, k, None], out=d_hidden)
+        d_hidden.addcmul_(shared, c[:, k, :, None].to(dtype), value=-1)
+        d_out[:, k].addcmul_((d_hidden @ folded).float(), inverse2)
+    return d_out
+
+
+def _activation_slope(hidden: Tensor, activation: str) -> Tensor:
+    """Derivative of GELU or of quick GELU."""
+    if activation == "gelu":
+        bell = torch.exp(hidden.square() / -2) * (0.5 / torch.pi) ** 0.5
+        return 0.5 * (1 + torch.erf(hidden / 2**0.5)) + hidden * bell
+    gate = torch.sigmoid(QUICK_GELU_SLOPE * hidden)
+    return gate * (1 + QUICK_GELU_SLOPE * hidden * (1 - gate))
+
+
+def _through_attention(clip: FrozenClip, last: LastBlock, d_out: Tensor) -> Float[Tensor, "N K width"]:
+    """Mean over patch tokens of the cotangent at A, from that of O (N, K, hw, width)."""
+    block = clip.image.blocks[-1]
+    count, tags, patches, _ = d_out.shape
+    tokens, _, heads, depth = last.qkv.shape[1:]
+    scale = depth**-0.5
+    attended = last.attended[:, 1:].unflatten(2, (heads, depth))
+    parts = d_out.new_empty((count, tags, 3, heads, depth))
+    at_once = CPU_SCORES_AT_ONCE if d_out.device.type == "cpu" else GPU_SCORES_AT_ONCE
+    step = max(1, at_once // (count * tokens * tokens))
+    for first in range(0, heads, step):
+        own = slice(first, first + step)
+        query, key, value = last.qkv[:, :, :, own].float().permute(2, 0, 3, 1, 4)  # N heads T d
+        query = query[:, :, 1:]
+        d = d_out.unflatten(3, (heads, depth))[..., own, :].permute(0, 3, 2, 1, 4)  # N heads hw K d
+        spread = d.new_empty((*d.shape[:4], depth + 1))
+        spread[..., :depth] = d
+        d = spread[..., :depth]
+        spread[..., depth] = (d * attended[:, :, own].float().transpose(1, 2)[:, :, :, None]).sum(4)
+        p = torch.softmax((query * scale) @ key.transpose(2, 3), 3)  # N heads hw T
+        received = (p.transpose(2, 3) @ spread.flatten(3)).unflatten(3, (tags, depth + 1))  # N heads T K d+1
+        row_sum = (received[..., :depth] * value[:, :, :, None]).sum(4) - received[..., depth]  # N heads T K
+        to_class = p[..., :1]
+        class_share = to_class * ((d @ value[:, :, :1, :, None]).squeeze(4) - spread[..., depth])
+        parts[:, :, 0, own] = (scale * row_sum.transpose(2, 3) @ key).transpose(1, 2)
+        parts[:, :, 1, own] = (-scale * class_share.transpose(2, 3) @ query).transpose(1, 2)
+        parts[:, :, 2, own] = ((1 - to_class)[..., None] * d).sum(2).transpose(1, 2)
+    return parts.flatten(2) @ block.qkv.weight.float() / patches

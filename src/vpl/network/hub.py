@@ -1,0 +1,211 @@
+"""A trained network with its CLIP as one folder in transformers' manner, to keep, to send or to put on a model hub.
+
+    model.safetensors         CLIP's weights (`clip.` and their names in clip.py) and the head's (`head.`), float32
+    config.json               classes (id2label), the network's card, what CLIP's weights do not tell
+    preprocessor_config.json  how a photograph becomes the network's input
+    README.md                 a model card: classes, measured numbers, the CLIP it was made from
+
+`read` gives the same network back, so that `vpl.load(folder)` and `vpl predict --model folder` need nothing else. A
+student is written by transformers itself: then AutoModelForSemanticSegmentation loads the folder too. CLIP's text tower
+lies in the folder, so that the hash of the weights can be checked; its tokenizer does not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from vpl import __version__
+from vpl.clip.model import FrozenClip
+from vpl.clip.weights import Architecture
+from vpl.edges import images
+from vpl.errors import ModelError
+from vpl.network.head import Card, Decoder, Student
+
+WEIGHTS_FILE, CONFIG_FILE, PIXELS_FILE, README_FILE = (
+    "model.safetensors", "config.json", "preprocessor_config.json", "README.md",
+)  # fmt: skip
+CARD_KEY, CLIP_KEY = "vpl_card", "vpl_clip"
+MODEL_TYPE = "vpl"
+"""Of a head over CLIP; transformers has no class for it, vpl.load has."""
+_BICUBIC = 3
+
+
+def is_folder(folder: Path) -> bool:
+    """Whether a folder is one that `write` made."""
+    try:
+        return CARD_KEY in json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def write(
+    folder: Path, card: Card, head: Decoder | Student, clip: FrozenClip | None, evaluations: Sequence[Mapping]
+) -> None:
+    """Write the folder.
+
+    Args:
+        clip: the CLIP that the head reads; None for a student.
+        evaluations: of metrics.json; rows of the network go into the model card.
+    """
+    names = ("background", *card.classes.names)
+    config = {
+        "id2label": {str(number): name for number, name in enumerate(names)},
+        "label2id": {name: number for number, name in enumerate(names)},
+        "semantic_loss_ignore_index": 255,
+        "vpl_version": __version__,
+        CARD_KEY: json.loads(card.to_json()),
+    }
+    if isinstance(head, Student):
+        head.model.save_pretrained(folder)
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) | config
+        config.pop("_name_or_path", None)
+    else:
+        parts = {"clip": clip, "head": head}
+        tensors = {f"{part}.{key}": one for part, module in parts.items() for key, one in module.state_dict().items()}
+        data = safetensors.torch.save(
+            {key: one.detach().float().cpu().contiguous() for key, one in tensors.items()}, {"format": "pt"}
+        )
+        images.write_bytes_atomic(folder / WEIGHTS_FILE, data)
+        config |= {"model_type": MODEL_TYPE, CLIP_KEY: dataclasses.asdict(_architecture(clip))}
+    pixels = {
+        "do_resize": True,
+        "longest_edge": card.max_side,
+        "scale": card.scale,
+        "size_divisor": card.patch,
+        "resample": _BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": card.mean,
+        "image_std": card.std,
+    }
+    for name, tree in ((CONFIG_FILE, config), (PIXELS_FILE, pixels)):
+        images.write_text_atomic(folder / name, json.dumps(tree, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    images.write_text_atomic(folder / README_FILE, model_card(card, evaluations))
+
+
+def read(folder: Path, device: str = "auto") -> tuple[Card, Decoder | Student, FrozenClip | None]:
+    """The network of a folder that `write` made, and its CLIP (None: a student has none).
+
+    Raises:
+        ModelError: something is missing, damaged or of another version.
+    """
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        card = Card.from_json(json.dumps(config[CARD_KEY]))
+        if card.student is not None:
+            from transformers import AutoModelForSemanticSegmentation
+
+            return card, Student(AutoModelForSemanticSegmentation.from_pretrained(folder, dtype=torch.float32)), None
+        tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
+        architecture = Architecture(**config[CLIP_KEY])
+    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        raise ModelError(f"{folder} is damaged ({error}); export or download it again.") from error
+    weights = {part: {key.removeprefix(f"{part}."): one for key, one in tensors.items() if key.startswith(f"{part}.")}
+               for part in ("clip", "head")}  # fmt: skip
+    head = card.head_of(weights["head"], f"the weights in {folder}", "export or download it again.")
+    clip = FrozenClip(weights["clip"], architecture, card.clip_name, None, card.mean, card.std).prepare(device)
+    if clip.weights_hash != card.clip_hash:
+        raise ModelError(f"the CLIP in {folder} is not the one that its network was trained with; export it again.")
+    return card, head, clip
+
+
+def _architecture(clip: FrozenClip) -> Architecture:
+    """What the shapes of CLIP's weights do not tell."""
+    return Architecture(
+        image_heads=clip.image.heads,
+        text_heads=clip.text.heads,
+        image_activation=clip.image.activation,
+        text_activation=clip.text.activation,
+        image_eps=clip.image.ln_post.eps,
+        text_eps=clip.text.ln_final.eps,
+        end_token=clip._end_token,
+    )
+
+
+def model_card(card: Card, evaluations: Sequence[Mapping]) -> str:
+    """README.md, from figures alone; its head is the YAML that hubs read."""
+    rows = [
+        (one["split"], len(one["classes"]) + 1, row)
+        for one in evaluations
+        for row in one["rows"]
+        if row["name"].startswith("network")
+    ]
+    results = [
+        {
+            "task": {"type": "image-segmentation"},
+            "dataset": {"type": "custom", "name": split, "split": split},
+            "metrics": [
+                {"type": kind, "name": f"{kind}, {row['name']}, {row['images']} images", "value": round(row[key], 4)}
+                for kind, key in (("mean_iou", "miou"), ("pixel_accuracy", "pixel_accuracy"))
+            ],
+        }
+        for split, _, row in rows
+    ]
+    head: dict[str, object] = {
+        "license": "unknown",
+        "library_name": "vpl",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["image-segmentation", "semantic-segmentation", "weakly-supervised", "clip", "vpl"],
+    }
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", card.clip_name):
+        head["base_model"] = card.clip_name
+    if results:
+        head["model-index"] = [{"name": "vpl", "results": results}]
+    yaml = [f"{key}: {json.dumps(one, ensure_ascii=False)}" for key, one in head.items()]
+    what = "a transformers model" if card.student is not None else "a head over the frozen features of CLIP"
+    kept = "" if card.student is not None else ", which lies in this folder too"
+    text = [
+        "\n".join(["---", *yaml, "---"]),
+        "# A segmentation network that was trained without masks",
+        f"Made by vpl {__version__} (Vision Prototype Learning, arXiv 2412.19650) from image tags alone. The network "
+        f"is {what}; its pseudo-masks came from the CLIP `{card.clip_name}` (SHA-256 of its weights `{card.clip_hash}`)"
+        f"{kept}.",
+        "```python\nimport vpl\n\nnetwork = vpl.load(\"FOLDER\")\nlabels = network.predict(\"photo.jpg\")  "
+        "# (H, W) uint8, values below\n```",
+        "## Classes",
+        _table(("value", "class"), enumerate(("background", *card.classes.names))),
+        "## Measured",
+    ]  # fmt: skip
+    if rows:
+        columns = ("split", "images", "labels", "protocol", "mIoU, %", "pixel accuracy, %")
+        text.append(
+            _table(
+                columns,
+                (
+                    (
+                        split,
+                        row["images"],
+                        count,
+                        row["name"],
+                        f"{100 * row['miou']:.1f}",
+                        f"{100 * row['pixel_accuracy']:.1f}",
+                    )
+                    for split, count, row in rows
+                ),
+            )
+        )
+        text.append("mIoU is the mean over labels that occur in the truth or the prediction of the whole split.")
+    else:
+        text.append("Nothing was: the run has no evaluation of its network against true masks.")
+    text += [
+        "## Limits",
+        "It knows these classes on photographs like those it was trained on. Its masks learned from tags share their "
+        "mistakes: things that always come together, such as boats and water, may be taken for one.",
+        "## Licence",
+        "Not chosen here. It depends on the CLIP, the photographs and you: set `license` above before you publish.",
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def _table(head: Sequence[str], rows) -> str:
+    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,439 @@
+"""Image -> mask with a trained network; no tags (METHOD.md 6).
+
+    p = mean over scales and mirror images of softmax( bilinear( logits ) ),   p ← CRF(image, p),   label = argmax p
+
+The encoder sees the image scaled down to `max_side`; where it is still longer than `window`, it sees overlapping
+windows whose logits are averaged on the patch grid. Results always have the image's own size. Letters: C foreground
+classes · h w patch grid · H W pixels. Labels: 0 background, c + 1 class c. Truth masks are opened in `evaluate` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import itertools
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageOps
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vpl.clip.model import FrozenClip, out_of_memory
+from vpl.config import PredictConfig
+from vpl.edges import images, sheet
+from vpl.edges.datasets import Sample, image_files
+from vpl.errors import ConfigError, DataError, ModelError, RunError
+from vpl.method import crf
+from vpl.method.metrics import Confusion
+from vpl.network import hub
+from vpl.network.head import CARD_FILE, WEIGHTS_FILE, Card, Decoder, Student, to_pixels
+
+NETWORK_FOLDER = "network"
+OVERLAP = 4
+"""Neighbouring windows share at least one part in this many. [ours]"""
+
+Picture = str | Path | Image.Image | np.ndarray
+"""A file, a PIL image, or an array (H, W, 3) RGB or (H, W) grey, uint8."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an image is looked at: image sizes over the training's, whether mirrored too, whether a CRF follows."""
+
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+    crf: bool = False
+
+
+log = logging.getLogger("vpl")
+
+_AGAIN = "delete the folder network, then train the network again."
+
+SINGLE = Protocol()
+"""The first protocol of METHOD.md 6: one scale, no flip, no CRF."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Both protocols of METHOD.md 6 over the same images."""
+
+    single: Confusion
+    full: Confusion
+    images: int
+
+
+class Predictor:
+    """A trained network, and the frozen CLIP that it reads (None: a student needs none).
+
+    Make one with `load`. `classes` are its foreground classes, `full` is the second protocol of METHOD.md 6.
+    """
+
+    def __init__(self, card: Card, head: Decoder | Student, clip: FrozenClip | None, device: torch.device):
+        self.card, self.classes = card, card.classes
+        self.full = full_protocol(card.predict)
+        self._head, self._clip, self._device = head.to(device).eval(), clip, device
+        self._views_at_once = 2
+
+    @property
+    def parts(self) -> tuple[Decoder | Student, FrozenClip | None]:
+        """The network, and the CLIP that it reads (None: a student needs none)."""
+        return self._head, self._clip
+
+    def predict(
+        self, image: Picture, probabilities: bool = False, protocol: Protocol = SINGLE
+    ) -> UInt8[np.ndarray, "H W"] | tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "P H W"]]:
+        """The label map of one image at its own size; with `probabilities`, also those of background and each class.
+
+        Without `probabilities`, no array of C+1 values per pixel is held at the image's own size.
+
+        Where the device's memory runs out, an image and its mirror image are looked at one after the other from then
+        on, and one warning says so.
+
+        Raises:
+            DataError: the image can't be read, is an array of another kind, or is too large for the device's memory.
+        """
+        pixels, size = _read(image, self.card.max_side)
+        while True:
+            try:
+                return self._predict(pixels, size, probabilities, protocol)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                alone = self._views_at_once == 1 or not protocol.flip
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if alone:
+                raise DataError(
+                    f"the memory of {self._device} is too small for this image at {pixels.shape[0]} x "
+                    f"{pixels.shape[1]} pixels; give it smaller, or take another --device."
+                )
+            log.warning("the device's memory is too small for an image and its mirror image; going on one by one.")
+            self._views_at_once = 1
+
+    def _predict(self, pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], probabilities: bool, protocol):
+        shares = self._shares(pixels, protocol)
+        if protocol.crf:
+            there = torch.from_numpy(pixels).to(self._device)
+            shares = crf.dense_crf(there, shares, **self.card.crf.keywords())
+        if not probabilities:
+            return _labels(shares, size)
+        full = shares if shares.shape[1:] == size else to_pixels(shares[None], size)[0]
+        return _labels(shares, size), full.float().cpu().numpy()
+
+    @torch.no_grad()
+    def _shares(self, image: UInt8[np.ndarray, "H W 3"], protocol: Protocol) -> Float[Tensor, "P H W"]:
+        """Probabilities at the size of `image`, the mean over the protocol's views."""
+        card, size = self.card, image.shape[:2]
+        total = torch.zeros((len(self.classes) + 1, *size), device=self._device)
+        for scale in protocol.scales:
+            pixels = images.to_pixels(image, card.patch, card.mean, card.std, card.scale * scale)
+            views = torch.stack([pixels, pixels.flip(-1)] if protocol.flip else [pixels]).to(self._device)
+            logits = torch.cat([self._logits(part) for part in views.split(self._views_at_once)])
+            for number, one in enumerate(logits):
+                own = one.flip(-1) if number else one
+                total += to_pixels(own[None], size)[0].softmax(dim=0)
+            del logits
+        return total / (len(protocol.scales) * (1 + protocol.flip))
+
+    def _logits(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P gh gw"]:
+        """Logits of a whole view; in windows where it is longer than `predict.window`."""
+        patch, window = self.card.patch, self.card.predict.window
+        rows, columns = (window_starts(side // patch, max(1, window // patch)) for side in pixels.shape[2:])
+        if len(rows) == len(columns) == 1:
+            return self._look(pixels)
+        h, w = (min(side // patch, max(1, window // patch)) for side in pixels.shape[2:])
+        total = counts = None
+        for row in rows:
+            for column in columns:
+                part = pixels[:, :, row * patch : (row + h) * patch, column * patch : (column + w) * patch]
+                logits = self._look(part)
+                if total is None:
+                    fine = max(1, round(logits.shape[2] / h))
+                    total = logits.new_zeros((*logits.shape[:2], *(side // patch * fine for side in pixels.shape[2:])))
+                    counts = logits.new_zeros(total.shape[2:])
+                if logits.shape[2:] != (h * fine, w * fine):
+                    logits = to_pixels(logits, (h * fine, w * fine))
+                here = slice(row * fine, (row + h) * fine), slice(column * fine, (column + w) * fine)
+                total[:, :, *here] += logits
+                counts[here] += 1
+        return total / counts
+
+    def _look(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P gh gw"]:
+        if self._clip is None:
+            return self._head(pixels).float()
+        features = self._clip.encode(pixels, attention_blocks=0, keep_blocks=True, keep_last=False)
+        return self._head(features.blocks, features.grid).float()
+
+
+def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: str = "auto") -> Predictor:
+    """A trained network from a run folder, the network folder inside it, or a folder that `vpl export --to hf` made.
+
+    Args:
+        clip: the CLIP that the network was trained with, or where it lies now; default: the name that was saved. An
+            exported folder carries its own, and `clip` is not read.
+        device: as for `FrozenClip.load`; a `FrozenClip` that is given stays where it is.
+
+    Raises:
+        ModelError: there is no network, it is damaged, or `clip` holds other weights than it was trained with.
+    """
+    folder = Path(path)
+    if hub.is_folder(folder):
+        card, head, own = hub.read(folder, device)
+        return Predictor(card, head, own, _device(device) if own is None else own.device)
+    if not (folder / CARD_FILE).exists():
+        folder = folder / NETWORK_FOLDER
+    try:
+        card = Card.from_json((folder / CARD_FILE).read_text(encoding="utf-8"))
+        weights = load_file(folder / WEIGHTS_FILE)
+    except OSError as error:
+        raise ModelError(
+            f"{path} holds no trained network ({type(error).__name__}: {error}); expected a run folder in which "
+            "vpl train has finished."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ModelError(f"{folder / CARD_FILE} is damaged ({error}); {_AGAIN}") from error
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ModelError(f"the weights {folder / WEIGHTS_FILE} are damaged ({error}); {_AGAIN}") from error
+    head = card.head_of(weights, f"the weights {folder / WEIGHTS_FILE}", _AGAIN)
+    if card.student is not None:
+        return Predictor(card, head, None, _device(device))
+    if not isinstance(clip, FrozenClip):
+        clip = FrozenClip.load(clip or card.clip_name, device=device)
+    found = clip.weights_hash
+    if found != card.clip_hash:
+        raise ModelError(
+            f"the network in {folder} reads the CLIP {card.clip_name!r} (weights {card.clip_hash[:12]}…), but "
+            f"{clip.name!r} has other weights ({found[:12]}…). Give the CLIP that it was trained with."
+        )
+    return Predictor(card, head, clip, clip.device)
+
+
+def evaluate(
+    predictor: Predictor,
+    samples: Iterable[Sample],
+    keep: Callable[[Sample, np.ndarray], None] | None = None,
+    skip: Callable[[Sample, DataError], None] | None = None,
+) -> Evaluation:
+    """Both protocols over the samples that have a truth mask, one image in memory at a time.
+
+    Args:
+        keep: is given each sample with its label map of the second protocol.
+        skip: is given each sample that can't be used, and why; None: the first one ends the evaluation.
+
+    Raises:
+        DataError: no sample has a mask; without `skip`, an image or mask can't be read, or their sizes differ.
+    """
+    single, full = Confusion(len(predictor.classes) + 1), Confusion(len(predictor.classes) + 1)
+    count, skipped = 0, None
+    for sample in samples:
+        if sample.mask is None:
+            continue
+        try:
+            truth = images.read_mask(sample.mask)
+            first = predictor.predict(sample.image)
+            if truth.shape != first.shape:
+                raise DataError(
+                    f"the mask {sample.mask} has shape {truth.shape}, the image {sample.image} {first.shape}; "
+                    "expected the same. Make the mask at the image's size."
+                )
+            second = predictor.predict(sample.image, protocol=predictor.full)
+            single.update(truth, first)
+        except DataError as error:
+            if skip is None:
+                raise
+            skip(sample, error)
+            skipped = skipped or error
+            continue
+        full.update(truth, second)
+        if keep is not None:
+            keep(sample, second)
+        count += 1
+    if skipped and not count:
+        raise DataError(f"no image with a truth mask could be used; the first: {skipped}")
+    if count == 0:
+        raise DataError("none of the images has a truth mask; expected at least one. Give data.masks.")
+    return Evaluation(single, full, count)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What `predict_folder` writes beside the masks: probabilities (STEM.npz), masks in colour over the images."""
+
+    probabilities: bool = False
+    overlays: bool = False
+
+
+def predict_folder(
+    predictor: Predictor,
+    folder: str | Path,
+    out: str | Path,
+    protocol: Protocol = SINGLE,
+    outputs: Outputs = Outputs(),
+    progress: Callable[[Iterable, int, str], Iterable] | None = None,
+) -> Iterator[tuple[str, str]]:
+    """A palette PNG per image of a folder, `out/STEM.png`; yields the images that could not be used, and why.
+
+    Images whose files are all there are passed over, so that a killed run goes on where it was.
+
+    Raises:
+        DataError: the folder holds no images, or none that can be used.
+        RunError: `out` can't be written, or is the folder of the images.
+    """
+    (files, left_out), out = image_files(folder), Path(out)
+    overlays = out / "overlays"
+    try:
+        (overlays if outputs.overlays else out).mkdir(parents=True, exist_ok=True)
+        same = out.samefile(folder)
+    except OSError as error:
+        raise RunError(f"{out} can't be made ({error.strerror}); name another folder.") from error
+    if same:
+        raise RunError(f"{out} is the folder of the images, where masks could take their names; name another folder.")
+    failed, first = 0, ""
+    with _shared(out):
+        for name, reason in itertools.chain(left_out, _each(predictor, files, out, protocol, outputs, progress)):
+            failed, first = failed + 1, first or f"{name}: {reason}"
+            yield name, reason
+    if failed == len(files) + len(left_out):
+        raise DataError(f"no image of {folder} could be used ({failed} skipped); the first: {first}")
+
+
+@contextlib.contextmanager
+def _shared(out: Path) -> Iterator[None]:
+    """Other processes may write into the folder too; one that is alone removes what a killed one left half written."""
+    try:
+        own = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{out} can't be opened ({error.strerror}); name another folder.") from error
+    try:
+        with contextlib.suppress(OSError):  # in use, or a file system without locks
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for partial in [*out.glob(f".*{images.PARTIAL}"), *out.glob(f"overlays/.*{images.PARTIAL}")]:
+                partial.unlink()
+        with contextlib.suppress(OSError):
+            fcntl.flock(own, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(own)
+
+
+def _each(
+    predictor: Predictor,
+    files: Sequence[Path],
+    out: Path,
+    protocol: Protocol,
+    outputs: Outputs,
+    progress: Callable[[Iterable, int, str], Iterable] | None,
+) -> Iterator[tuple[str, str]]:
+    """`predict_folder` over its files."""
+    palette, stems, overlays = predictor.classes.palette(), set(), out / "overlays"
+    for file in progress(files, len(files), "predict") if progress else files:
+        if file.stem in stems:
+            yield file.name, "another image of this folder has the same name but for its suffix; rename one."
+            continue
+        stems.add(file.stem)
+        mask, shares, picture = out / f"{file.stem}.png", out / f"{file.stem}.npz", overlays / f"{file.stem}.png"
+        wanted = [mask, *([shares] if outputs.probabilities else []), *([picture] if outputs.overlays else [])]
+        if all(path.exists() for path in wanted):
+            continue
+        try:
+            labels, probabilities = predictor.predict(file, True, protocol) if outputs.probabilities else (
+                predictor.predict(file, protocol=protocol), None
+            )  # fmt: skip
+            image = images.read_image(file) if outputs.overlays else None
+        except DataError as error:
+            yield file.name, str(error)
+            continue
+        if probabilities is not None:
+            packed = io.BytesIO()
+            np.savez_compressed(packed, probabilities=probabilities.astype(np.float16))
+            images.write_bytes_atomic(shares, packed.getvalue())
+        if image is not None:
+            images.write_image(picture, sheet.overlay(image, labels, palette))
+        images.write_mask(mask, labels, palette)
+
+
+def full_protocol(config: PredictConfig) -> Protocol:
+    """The second protocol of METHOD.md 6, as `predict` of the configuration says.
+
+    Raises:
+        ConfigError: there are no scales.
+    """
+    if not config.scales:
+        raise ConfigError("predict.scales is empty; expected at least one scale, such as [1.0].")
+    return Protocol(config.scales, config.flip, config.crf)
+
+
+def window_starts(length: int, window: int) -> list[int]:
+    """Where windows of `window` patches begin so that they cover `length` patches, evenly spread and overlapping."""
+    if length <= window:
+        return [0]
+    stride = max(1, window - math.ceil(window / OVERLAP))
+    count = math.ceil((length - window) / stride) + 1
+    return [round(number * (length - window) / (count - 1)) for number in range(count)]
+
+
+def _read(image: Picture, max_side: int) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """The image as RGB, at most `max_side` pixels long, and its own size."""
+    if isinstance(image, (str, Path)):
+        return images.read_image(image, max_side), images.image_size(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise DataError(
+                f"the image is an array of {image.dtype} and shape {image.shape}; expected uint8 of shape (H, W, 3), "
+                "RGB, or (H, W), grey."
+            )
+        picture = Image.fromarray(np.ascontiguousarray(image))
+    elif isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise DataError(
+                f"the image has pixels of kind {image.mode}; expected 8 bits per channel. Convert it first."
+            )
+        picture = ImageOps.exif_transpose(image)
+    else:
+        raise DataError(f"the image is a {type(image).__name__}; expected a path, a PIL image or a uint8 array.")
+    if 0 in picture.size:
+        raise DataError(f"the image has size {picture.size}; expected at least 1 x 1.")
+    if picture.has_transparency_data:
+        clear = picture.convert("RGBA")
+        white = Image.new("RGB", clear.size, (255, 255, 255))
+        white.paste(clear, mask=clear)
+        picture = white
+    size = picture.size[::-1]
+    shown = images.size_within(*size, max_side)
+    picture = picture.convert("RGB")
+    if shown != size:
+        picture = picture.resize(shown[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
+    return np.array(picture), size
+
+
+def _labels(shares: Float[Tensor, "P h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+    """argmax at another size, one class at a time so that memory does not grow with the classes."""
+    if shares.shape[1:] == size:
+        return shares.argmax(dim=0).to(torch.uint8).cpu().numpy()
+    best = to_pixels(shares[None, :1], size)[0, 0]
+    labels = torch.zeros(size, dtype=torch.uint8, device=shares.device)
+    for number in range(1, len(shares)):
+        one = to_pixels(shares[None, number : number + 1], size)[0, 0]
+        higher = one > best
+        best = torch.where(higher, one, best)
+        labels.masked_fill_(higher, number)
+    return labels.cpu().numpy()
+
+
+def _device(name: str) -> torch.device:
+    """Where a student runs."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

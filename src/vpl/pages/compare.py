@@ -1,0 +1,293 @@
+"""`vpl compare RUN…`: several runs in one table and one self-contained page.
+
+    what differs in their configurations · mIoU of every stage · IoU by class · every image against the first run ·
+    the images where the runs differ most
+
+Without truth, images are compared by the share of pixels on which the runs agree. Plain data first, a template second.
+Letters: H W pixels.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from vpl.classes import ClassSet
+from vpl.config import Config
+from vpl.edges import images, sheet
+from vpl.edges.datasets import Sample
+from vpl.errors import RunError, VplError
+from vpl.method.metrics import Confusion
+from vpl.runs.folder import read_json
+from vpl.runs.stages import dataset_of
+
+STAGES = ("labels", "seeds/crf", "seeds/refined", "seeds/vision", "seeds/text")
+"""Label maps that images are compared by: the first of these that every run has."""
+SAME_KEYS = ("data", "validation")
+"""Sections that say where things lie; a difference there is no difference in the method."""
+PICTURED, MOST_LOOKED = 12, 2000
+SIDE = 240
+
+
+@dataclass(frozen=True)
+class Line:
+    """A stage of a split: mIoU by run, None where a run has none; `images` by run."""
+
+    split: str
+    name: str
+    values: tuple[float | None, ...]
+    images: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A configuration value that the runs do not share, by run."""
+
+    key: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image: its score by run, how far they lie apart, and pictures (columns) as data URIs."""
+
+    id: str
+    tags: tuple[str, ...]
+    scores: tuple[float, ...]
+    apart: float
+    cells: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the page shows.
+
+    Attributes:
+        names: of the runs, each once.
+        by_class: class name -> IoU by run, of the last line's stage that all runs have; empty without truth.
+        compared: the label maps that images are compared by.
+        measure: "mIoU", or "agreement with the first run" without truth.
+        pictures: every image that was looked at, those that differ most first; the first ones have cells.
+    """
+
+    names: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    lines: tuple[Line, ...]
+    by_class: dict[str, tuple[float | None, ...]]
+    by_class_of: str
+    compared: str
+    measure: str
+    pictures: tuple[Picture, ...]
+
+    def __str__(self) -> str:
+        width = max([len(f"{one.split}: {one.name}") for one in self.lines] + [24])
+        columns = [max(len(name), 7) for name in self.names]
+        lines = [
+            " " * width + "".join(f"  {name:>{w}}" for name, w in zip(self.names, columns, strict=True)) + "  (mIoU)"
+        ]
+        for one in self.lines:
+            values = zip(one.values, columns, strict=True)
+            cells = "".join(f"  {'–' if value is None else f'{100 * value:.1f}':>{w}}" for value, w in values)
+            lines.append(f"{f'{one.split}: {one.name}':<{width}}{cells}")
+        for one in self.differences:
+            lines.append(f"{one.key}: {' | '.join(one.values)}")
+        return "\n".join(lines)
+
+
+def collect(folders: Sequence[str | Path], pictured: int = PICTURED) -> Comparison:
+    """Read the runs; nothing is computed again but scores of label maps.
+
+    Raises:
+        RunError: fewer than two runs, a folder is none, or the runs share no image or not their classes.
+    """
+    paths = [Path(one) for one in folders]
+    if len(paths) < 2:
+        raise RunError("one run was named; expected at least two to compare.")
+    for path in paths:
+        if not (path / "config.toml").is_file():
+            raise RunError(f"{path} is no run folder of vpl (it has no config.toml); name folders that vpl made.")
+    configs = [Config.from_toml(path / "config.toml") for path in paths]
+    metrics = [read_json(path / "metrics.json") for path in paths]
+    lines = _lines(metrics)
+    by_class_of, by_class = _by_class(lines, metrics)
+    stage, samples, classes = _shared(paths, configs)
+    measure, pictures = _pictures(paths, stage, samples, classes, pictured)
+    return Comparison(
+        names=_names(paths),
+        differences=_differences(configs),
+        lines=lines,
+        by_class=by_class,
+        by_class_of=by_class_of,
+        compared=stage,
+        measure=measure,
+        pictures=pictures,
+    )
+
+
+def _names(paths: Sequence[Path]) -> tuple[str, ...]:
+    """The folders' names; with their parents where two are the same."""
+    short = [path.resolve().name for path in paths]
+    return tuple(name if short.count(name) == 1 else str(path) for name, path in zip(short, paths, strict=True))
+
+
+def _differences(configs: Sequence[Config]) -> tuple[Difference, ...]:
+    flats = [config.flat() for config in configs]
+    return tuple(
+        Difference(key, tuple(str(flat[key]) for flat in flats))
+        for key in flats[0]
+        if key.partition(".")[0] not in SAME_KEYS and any(flat[key] != flats[0][key] for flat in flats)
+    )
+
+
+def _rows(metrics: dict) -> dict[tuple[str, str], dict]:
+    return {
+        (one["split"], row["name"]): row | {"images": row.get("images", one["images"])}
+        for one in metrics.get("evaluations", [])
+        for row in one["rows"]
+    }
+
+
+def _lines(metrics: Sequence[dict]) -> tuple[Line, ...]:
+    tables = [_rows(one) for one in metrics]
+    keys = dict.fromkeys(key for table in tables for key in table)
+    return tuple(
+        Line(
+            split,
+            name,
+            tuple(table.get((split, name), {}).get("miou") for table in tables),
+            tuple(table.get((split, name), {}).get("images") for table in tables),
+        )
+        for split, name in keys
+    )
+
+
+def _by_class(lines: Sequence[Line], metrics: Sequence[dict]) -> tuple[str, dict[str, tuple[float | None, ...]]]:
+    """IoU by class in the last line that every run has."""
+    shared = [one for one in lines if None not in one.values]
+    if not shared:
+        return "", {}
+    last = shared[-1]
+    rows = [_rows(one)[last.split, last.name]["iou"] for one in metrics]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return f"{last.split}: {last.name}", {name: tuple(row.get(name) for row in rows) for name in names}
+
+
+def _shared(paths: Sequence[Path], configs: Sequence[Config]) -> tuple[str, list[Sample], ClassSet]:
+    """The stage to compare by, the samples that every run has a label map of, and the classes."""
+    stage = next((one for one in STAGES if all((path / one).is_dir() for path in paths)), None)
+    if stage is None:
+        raise RunError("the runs share no kind of label maps; run vpl labels in each of them first.")
+    datasets = [dataset_of(config.data) for config in configs]
+    if len({one.classes.names for one in datasets}) > 1:
+        raise RunError("the runs have different classes, so their masks can't be compared; name runs of one class set.")
+    ids = set.intersection(*({file.stem for file in (path / stage).glob("*.png")} for path in paths))
+    samples = [one for one in datasets[0].samples if one.id in ids]
+    if not samples:
+        raise RunError("the runs have no image in common; name runs over the same data.")
+    return stage, samples, datasets[0].classes
+
+
+def _pictures(
+    paths: Sequence[Path], stage: str, samples: Sequence[Sample], classes: ClassSet, pictured: int
+) -> tuple[str, tuple[Picture, ...]]:
+    places = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), MOST_LOOKED)).round().astype(int))
+    samples = [samples[place] for place in places]
+    truth_known = all(one.mask is not None for one in samples)
+    found = []
+    for sample in samples:
+        masks = [images.read_mask(path / stage / f"{sample.id}.png") for path in paths]
+        if len({mask.shape for mask in masks}) > 1:
+            continue
+        truth = images.read_mask(sample.mask) if truth_known else masks[0]
+        scores = tuple(_score(truth, mask, classes) for mask in masks)
+        changed = max(float((masks[0] != mask).mean()) for mask in masks)
+        apart = max(scores) - min(scores) if truth_known else changed
+        found.append(Picture(sample.id, sample.tags, scores, apart))
+    found.sort(key=lambda one: (-one.apart, one.id))
+    by_id = {one.id: one for one in samples}
+    shown = [_with_cells(one, by_id[one.id], paths, stage, classes, truth_known) for one in found[:pictured]]
+    measure = "mIoU" if truth_known else "agreement with the first run"
+    return measure, (*shown, *found[pictured:])
+
+
+def _score(truth: UInt8[np.ndarray, "H W"], mask: UInt8[np.ndarray, "H W"], classes: ClassSet) -> float:
+    """mIoU of one image, 0 to 1; 1 where nothing is to be found and nothing was."""
+    confusion = Confusion(len(classes) + 1)
+    confusion.update(truth, mask)
+    made = confusion.miou()
+    return made if math.isfinite(made) else 1.0
+
+
+def _with_cells(
+    picture: Picture, sample: Sample, paths: Sequence[Path], stage: str, classes: ClassSet, truth_known: bool
+) -> Picture:
+    """The picture with its cells: the photograph, the truth where there is one, each run's mask."""
+    try:
+        image = images.read_image(sample.image)
+    except VplError:
+        return picture
+    masks = [images.read_mask(sample.mask)] if truth_known else []
+    masks += [images.read_mask(path / stage / f"{sample.id}.png") for path in paths]
+    palette = classes.palette()
+    cells = [image] + [sheet.overlay(image, mask, palette) for mask in masks if mask.shape == image.shape[:2]]
+    uris = tuple(map(_uri, cells)) if len(cells) == len(masks) + 1 else ()
+    return Picture(picture.id, picture.tags, picture.scores, picture.apart, uris)
+
+
+def _uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
+    picture = Image.fromarray(image)
+    picture.thumbnail((SIDE, SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def render(data: Comparison) -> str:
+    """The page: one HTML document with everything inside and no script. Every text is escaped."""
+    import jinja2
+
+    source = resources.files("vpl.pages").joinpath("templates/compare.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
+    return environment.from_string(source).render(
+        data=data,
+        truth=data.measure == "mIoU",
+        scatters=[
+            (name, [(one.scores[0], one.scores[place], one.id) for one in data.pictures])
+            for place, name in enumerate(data.names)
+            if place
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class Written:
+    """The comparison, and where its page lies."""
+
+    data: Comparison
+    page: Path
+
+    def __str__(self) -> str:
+        return f"{self.data}\npage in {self.page}"
+
+
+def write(folders: Sequence[str | Path], target: str | Path) -> Written:
+    """Compare the runs and write the page, whole or not at all.
+
+    Raises:
+        RunError: as `collect`.
+    """
+    data = collect(folders)
+    images.write_text_atomic(target, render(data))
+    return Written(data, Path(target))

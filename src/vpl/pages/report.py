@@ -1,0 +1,438 @@
+"""A run folder as one HTML page: plain data first (`collect`), a template second (`render`, report.html).
+
+METHOD.md 6 to 8: what was run, mIoU from seeds to network, each class, confusions, curves, the modality gap, and the
+pictures themselves. The page needs no network and no other file. It holds no clock time: the same run folder gives the
+same page.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+
+from vpl.config import Config
+from vpl.edges.images import write_text_atomic
+from vpl.errors import RunError
+from vpl.pages import charts
+from vpl.pages.charts import Curve
+from vpl.pages.gallery import Card, gallery
+from vpl.pages.modality import Gap, gap
+from vpl.runs.folder import damaged, read_json
+from vpl.runs.stages import CHANCE_RANK
+
+MOST_PICTURED = 200  # images in the gallery
+REPORT_FILE = "report.html"
+
+_NO_TRUTH = (
+    "The run has no truth masks, so no IoU can be computed; what can be judged without them stands under "
+    "“Without ground truth” and in the gallery."
+)
+_NOT_EVALUATED = "There are truth masks, but the run has not been evaluated yet: run `vpl evaluate`."
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One configuration value that differs from its default; `source` says where the default comes from."""
+
+    key: str
+    value: str
+    default: str
+    source: str
+    help: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Time of one stage. `rate`: images per second, None where it means nothing (training sees images many times)."""
+
+    name: str
+    seconds: float
+    images: int | None
+    rate: float | None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """One image that was left out of the run."""
+
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set of masks against the truth. All values in [0, 1]; None where a class occurs nowhere.
+
+    `iou`, `precision` and `recall` follow `Evaluation.classes`. `confusion[t][p]` counts pixels of true class t that
+    were called p, in the order of `Evaluation.classes`; a column more than rows is "no label". Empty: not saved.
+    """
+
+    name: str
+    miou: float | None
+    pixel_accuracy: float | None
+    iou: tuple[float | None, ...]
+    precision: tuple[float | None, ...]
+    recall: tuple[float | None, ...]
+    confusion: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All rows that were evaluated on one split. `classes` starts with background where it was counted."""
+
+    split: str
+    images: int
+    classes: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign of failure: a number, what it means, and what to do; `advice` is "" where nothing is to be done."""
+
+    name: str
+    value: float
+    meaning: str
+    advice: str
+
+
+@dataclass(frozen=True)
+class ReportData:
+    """All that the page shows.
+
+    `signs` need no truth, `with_truth` were measured against it; those that ask for something to be done come first.
+    `problems` are skipped lines of the data list. `absent` maps a section's name to the sentence in its place.
+    """
+
+    title: str
+    facts: tuple[tuple[str, str], ...]
+    versions: tuple[tuple[str, str], ...]
+    settings: tuple[Setting, ...]
+    stages: tuple[Stage, ...]
+    failures: tuple[Failure, ...]
+    problems: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+    signs: tuple[Sign, ...]
+    with_truth: tuple[Sign, ...]
+    curves: tuple[Curve, ...]
+    gap: Gap | None
+    cards: tuple[Card, ...]
+    gallery_note: str
+    absent: Mapping[str, str]
+
+
+def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> ReportData:
+    """Read a run folder into plain data. Nothing is computed anew but the gallery's per-image IoU and the projection.
+
+    At most `most_pictured` images enter the gallery. What the run folder doesn't hold is named in `absent`.
+
+    Raises:
+        RunError: the folder is no run folder, or one of its own files is broken; the message names the file.
+    """
+    run = Path(run_folder)
+    if not (run / "config.toml").is_file():
+        raise RunError(
+            f"{run} is no run folder: it has no config.toml. Give the folder that `vpl run` or `vpl demo` wrote."
+        )
+    config = Config.from_toml(run / "config.toml")
+    if not (run / "run.json").is_file():
+        raise RunError(f"{run} has no run.json, so no stage has begun there. Run `vpl run` or one of the stages first.")
+    record, metrics = read_json(run / "run.json"), read_json(run / "metrics.json")
+    absent: dict[str, str] = {}
+
+    evaluations = tuple(
+        _evaluation(item, run / "metrics.json") for item in _list(metrics, "evaluations", run / "metrics.json")
+    )
+    evaluations = tuple(one for one in evaluations if one.rows)
+    curves = _curves(run / "network" / "curve.csv")
+    if not curves:
+        absent["training"] = "The run has no training curve: no network was trained in this folder."
+    apart = gap(run)
+    if apart is None:
+        absent["gap"] = "The run has no prototypes yet, so there is no modality gap to show."
+    elif not apart.points:
+        absent["projection"] = "The run has no region embeddings, so the gap is shown in numbers only."
+    pictures = gallery(run, config, most_pictured)
+    if not pictures.cards:
+        absent["gallery"] = pictures.note
+    if not evaluations:
+        absent["evaluation"] = _NOT_EVALUATED if any(card.iou is not None for card in pictures.cards) else _NO_TRUTH
+    rank, free = _tag_rank(record, run / "run.json"), _dict(metrics, "label_free", run / "metrics.json")
+    signs = _signs(rank | pictures.signs | free, run / "metrics.json")
+    if not signs:
+        absent["signs"] = "The run has no label-free numbers and no pseudo-masks to count them from."
+    with_truth = _signs(_dict(metrics, "with_truth", run / "metrics.json"), run / "metrics.json")
+    if evaluations and not with_truth:
+        absent["with truth"] = "How the masks fail has not been measured yet: run `vpl evaluate`."
+    return ReportData(
+        title=run.resolve().name,
+        facts=_facts(config, record, run / "run.json"),
+        versions=tuple((key, str(one)) for key, one in _dict(record, "versions", run / "run.json").items()),
+        settings=_settings(config),
+        stages=_stages(record, run / "run.json"),
+        failures=tuple(
+            Failure(str(item.get("id", "")), str(item.get("reason", "")))
+            for item in _list(record, "failures", run / "run.json")
+        ),
+        problems=tuple(map(str, _dict(record, "data", run / "run.json").get("problems") or ())),
+        evaluations=evaluations,
+        signs=signs,
+        with_truth=with_truth,
+        curves=curves,
+        gap=apart,
+        cards=pictures.cards,
+        gallery_note=pictures.note,
+        absent=absent,
+    )
+
+
+def _list(tree: Mapping, key: str, path: Path) -> list[dict]:
+    items = tree.get(key) or []
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+        raise damaged(path, f"{key!r} is no list of objects")
+    return items
+
+
+def _dict(tree: Mapping, key: str, path: Path) -> dict:
+    item = tree.get(key) or {}
+    if not isinstance(item, dict):
+        raise damaged(path, f"{key!r} is {item!r}, expected an object")
+    return item
+
+
+def _number(value: object, what: str, path: Path) -> float | None:
+    """A finite number, or None for null and NaN."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise damaged(path, f"{what} is {value!r}, expected a number")
+    return float(value) if math.isfinite(value) else None
+
+
+def _facts(config: Config, record: Mapping, path: Path) -> tuple[tuple[str, str], ...]:
+    data, clip = _dict(record, "data", path), _dict(record, "clip", path)
+    rows = [
+        ("Images", f"{data['images']:,}" if isinstance(data.get("images"), int) else ""),
+        ("Data", " · ".join(filter(None, (config.data.format, config.data.images, config.data.split)))),
+        ("Data list hash", str(data.get("hash", ""))[:16]),
+        ("Held-out data", " · ".join(filter(None, (config.validation.images, config.validation.split)))),
+        ("CLIP", str(clip.get("name", config.clip.model))),
+        ("CLIP weights hash", str(clip.get("hash", ""))[:16]),
+        ("Device", " · ".join(str(record[key]) for key in ("device", "precision") if record.get(key))),
+        ("Seed", str(record.get("seed", config.seed))),
+    ]
+    return tuple((name, text) for name, text in rows if text)
+
+
+def _settings(config: Config) -> tuple[Setting, ...]:
+    rows = []
+    for key, (own, default) in config.differences(Config()).items():
+        section, _, name = key.rpartition(".")
+        metadata: Mapping = {}
+        if section:
+            metadata = type(getattr(config, section)).__dataclass_fields__[name].metadata
+        rows.append(Setting(key, _plain(own), _plain(default), metadata.get("source", ""), metadata.get("help", "")))
+    return tuple(rows)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value) if value != "" else "(empty)"
+
+
+def _stages(record: Mapping, path: Path) -> tuple[Stage, ...]:
+    stages = []
+    for name, item in _dict(record, "stages", path).items():
+        if not isinstance(item, dict):
+            raise damaged(path, f"stage {name!r} is {item!r}, expected an object")
+        seconds, images = (_number(item.get(key), f"{key} of stage {name!r}", path) for key in ("seconds", "images"))
+        if seconds is None:
+            continue
+        rate = images / seconds if images and seconds and name != "train" else None
+        stages.append(Stage(name, seconds, None if images is None else int(images), rate))
+    return tuple(stages)
+
+
+def _evaluation(item: Mapping, path: Path) -> Evaluation:
+    names = item.get("classes")
+    if not isinstance(names, list) or not isinstance(item.get("split"), str):
+        raise damaged(path, "an evaluation has no 'split' text or no 'classes' list")
+    trees = _list(item, "rows", path)
+    classes = tuple(map(str, names))
+    if "background" not in classes and any("background" in _dict(tree, "iou", path) for tree in trees):
+        classes = ("background", *classes)
+    return Evaluation(
+        split=item["split"],
+        images=int(_number(item.get("images"), "images of an evaluation", path) or 0),
+        classes=classes,
+        rows=tuple(_row(tree, classes, path) for tree in trees),
+    )
+
+
+def _row(tree: Mapping, classes: Sequence[str], path: Path) -> Row:
+    if not isinstance(tree.get("name"), str):
+        raise damaged(path, "a row of an evaluation has no 'name'")
+    name = tree["name"]
+
+    def by_class(key: str) -> tuple[float | None, ...]:
+        values = _dict(tree, key, path)
+        return tuple(_number(values.get(one), f"{key} of {one!r} in {name!r}", path) for one in classes)
+
+    matrix = tree.get("confusion") or []
+    try:
+        counts = np.array(matrix, dtype=np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise damaged(path, f"the confusion matrix of {name!r} is no table of whole numbers") from error
+    wide = (len(classes), len(classes) + 1)
+    if matrix and (counts.ndim != 2 or len(counts) not in wide or counts.shape[1] - len(counts) not in (0, 1)):
+        raise damaged(path, f"the confusion matrix of {name!r} doesn't fit {len(classes)} classes")
+    return Row(
+        name=name,
+        miou=_number(tree.get("miou"), f"miou of {name!r}", path),
+        pixel_accuracy=_number(tree.get("pixel_accuracy"), f"pixel_accuracy of {name!r}", path),
+        iou=by_class("iou"),
+        precision=by_class("precision"),
+        recall=by_class("recall"),
+        confusion=tuple(map(tuple, counts.tolist())),
+    )
+
+
+def _signs(tree: Mapping, path: Path) -> tuple[Sign, ...]:
+    """The signs with a value, those that ask for something first."""
+    found = []
+    for name, item in tree.items():
+        if not isinstance(item, dict):
+            raise damaged(path, f"the sign {name!r} is {item!r}, expected an object")
+        value = _number(item.get("value"), f"the sign {name!r}", path)
+        if value is not None:
+            found.append(Sign(charts.words(name), value, str(item.get("meaning", "")), str(item.get("advice", ""))))
+    return tuple(sorted(found, key=lambda one: not one.advice))
+
+
+def _tag_rank(record: Mapping, path: Path) -> dict[str, dict]:
+    rank = _number(record.get("tag_rank"), "tag_rank", path)
+    if rank is None:
+        return {}
+    advice = (
+        "This CLIP doesn't know these photographs: use other weights (clip.model), or give the classes better prompt "
+        "words."
+    )
+    meaning = "How often CLIP ranks an image's own tags above other classes; guessing gives 0.5."
+    return {"tag rank": {"value": rank, "meaning": meaning, "advice": advice if rank < CHANCE_RANK else ""}}
+
+
+def _curves(path: Path) -> tuple[Curve, ...]:
+    """Every numeric column of a CSV with a header, over its column "step" (or over the line number)."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except FileNotFoundError:
+        return ()
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise damaged(path, f"it is no readable CSV ({error})") from error
+    columns = {name: [_float(row[name]) for row in rows] for name in (rows[0] if rows else ()) if name}
+    steps = columns.pop("step", None) or [float(number) for number in range(1, len(rows) + 1)]
+    curves = []
+    for name, column in columns.items():
+        kept = [(s, v) for s, v in zip(steps, column, strict=True) if s is not None and v is not None]
+        if kept:
+            curves.append(Curve(name, *map(tuple, zip(*kept, strict=True))))
+    return tuple(curves)
+
+
+def _float(text: object) -> float | None:
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def render(data: ReportData) -> str:
+    """The page: one HTML document with its styles, its script and its pictures inside. Every text is escaped."""
+    import jinja2
+
+    source = resources.files("vpl.pages").joinpath("templates/report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "duration": duration,
+        "short": charts.short,
+        "sentence": charts.sentence,
+    }
+    scripts = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return environment.from_string(source).render(
+        data=data,
+        headline=headline(data),
+        results=[(one, row) for one in data.evaluations for row in one.rows],
+        held_out_first=tuple(reversed(data.evaluations)),
+        matrices=[
+            (one, one.rows[-1], charts.matrix(one.classes, one.rows[-1].confusion))
+            for one in data.evaluations
+            if one.rows[-1].confusion
+        ],
+        charts=[charts.chart(curve) for curve in data.curves],
+        gap_chart=charts.chart(data.gap.curve) if data.gap and data.gap.curve else None,
+        scatter=charts.scatter(data.gap.points) if data.gap else (),
+        total_seconds=sum(stage.seconds for stage in data.stages),
+        splits=list(dict.fromkeys(card.split for card in data.cards)),
+        scored=any(card.iou is not None for card in data.cards),
+        policy=" ".join(f"'sha256-{one}'" for one in hashes),
+    )
+
+
+def write(run_folder: str | Path) -> Path:
+    """Write RUN/report.html, whole or not at all, and return its path.
+
+    Raises:
+        RunError: as `collect`, or the page can't be written.
+    """
+    path = Path(run_folder) / REPORT_FILE
+    page = render(collect(run_folder))
+    write_text_atomic(path, page)
+    return path
+
+
+def headline(data: ReportData) -> str:
+    """The result in one or two sentences, with split and number of images."""
+    if not data.evaluations:
+        if data.absent["evaluation"] == _NOT_EVALUATED:
+            return "Not evaluated yet."
+        return "No truth masks were given: judge this run by its pictures and by the label-free numbers."
+    sentences = []
+    for one in reversed(data.evaluations):
+        best = one.rows[-1]
+        if best.miou is not None:
+            sentences.append(f"{best.name}: {100 * best.miou:.1f}\u00a0% mIoU on {one.split}, {one.images:,} images.")
+    return " ".join(map(charts.sentence, sentences))
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the units that a person would say: 0.4 s, 41 s, 3 min 12 s, 2 h 04 min."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

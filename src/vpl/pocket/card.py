@@ -1,0 +1,246 @@
+"""The model card of a pre-trained CLIP: what was measured, by whom it can be measured again, and what it can't do.
+
+Reads the folder that `pretrain` wrote (weights, training.json) and writes README.md and maps.png into it. The masks
+of scenes are read here, after training, to say how text seeds depend on the image size; nothing learns from them.
+
+Letters: N images, K tags of an image, h w patch grid.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy import ndarray
+from PIL import Image
+
+from vpl.clip.model import FrozenClip
+from vpl.config import Config
+from vpl.edges import images, sheet
+from vpl.errors import RunError
+from vpl.method import labels
+from vpl.method.metrics import Confusion
+from vpl.method.prototypes import text_prototypes
+from vpl.pocket.captions import Chunk
+from vpl.pocket.zeroshot import ZeroShot, mean_of, zero_shot
+from vpl.scenes import scenes
+
+TRAINING = "training.json"
+MAPS = "maps.png"
+SEED = 1_000_003
+"""Of the scenes that the card measures; no training and no demo has it."""
+SIZES = (64, 96, 128, 160)
+HEAT = np.array([(20, 20, 60), (60, 40, 140), (200, 60, 90), (250, 160, 50), (255, 250, 190)], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `pretrain` says about a finished training; `log` holds its records as plain rows by name."""
+
+    data: str
+    command: str
+    machine: str
+    device: str
+    precision: str
+    threads: int
+    seconds: float
+    step: int
+    seed: int
+    parameters: int
+    batch: int
+    note: str
+    log: list[dict[str, int | float]]
+    recipe: dict[str, object]
+
+
+def write(folder: Path, held: Chunk | None, count: int = 384) -> str:
+    """Measure the model in `folder`, write its card and picture, and return the card's text.
+
+    Args:
+        held: held-out images of the user's own data; None: scenes of every style are drawn.
+        count: scenes of each style for tags and retrieval; a fourth of them for seeds, at each size.
+
+    Raises:
+        RunError: the folder holds no finished training.
+    """
+    try:
+        training = Training(**json.loads((folder / TRAINING).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{folder} holds no finished training ({error}); run the training to its end first.") from error
+    from transformers import AutoTokenizer, CLIPModel
+
+    model = CLIPModel.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    side = model.config.vision_config.image_size
+    if held is None:
+        drawn = {style: _drawn(style, count, side) for style in scenes.STYLES}
+        sets = {style: zero_shot(model, tokenizer, chunk, side) for style, chunk in drawn.items()}
+        clip = FrozenClip.load(folder, device="cpu")
+        sizes = {
+            style: text_seed_miou(clip, style, max(1, count // 4), SIZES)
+            for style in (scenes.PRETRAIN_STYLES[1], "demo")
+        }
+        images.write_image(folder / MAPS, maps_picture(clip))
+    else:
+        sets, sizes = {"held-out": zero_shot(model, tokenizer, held, side)}, {}
+    temperature = math.exp(-float(model.logit_scale.detach()))
+    text = card_text(training, sets, sizes, temperature, (folder / "model.safetensors").stat().st_size)
+    images.write_text_atomic(folder / "README.md", text)
+    return text
+
+
+def _drawn(style: str, count: int, side: int) -> Chunk:
+    drawn = [scenes.draw(SEED, i, style, side, with_mask=False) for i in range(count)]
+    words = tuple((*scene.tags, scene.ground) for scene in drawn)
+    return Chunk(np.stack([scene.image for scene in drawn]), tuple(scene.caption for scene in drawn), words)
+
+
+def text_seed_miou(clip: FrozenClip, style: str, count: int, sizes: Sequence[int]) -> dict[int, float]:
+    """Image size -> mIoU of text seeds on scenes with tags, background score 1 - max seed (METHOD.md 1 and 4)."""
+    config, classes = Config(), scenes.class_set()
+    table, found = text_prototypes(clip, classes, config.prompts).all, {}
+    for size in sizes:
+        confusion = Confusion(len(classes.names) + 1)
+        for index in range(count):
+            scene = scenes.draw(SEED, index, style, size)
+            if not scene.tags:
+                continue
+            view = labels.View(scene.image, tuple(classes.names.index(tag) for tag in scene.tags), (size, size))
+            features = labels.encode(clip, [view], config)
+            (cam,) = labels.seed_maps(clip, features, [view], table, len(classes.names), clip.logit_scale)
+            confusion.update(scene.mask, labels.label_map(cam, view, config.labels.background_exponent)[0])
+        found[size] = confusion.miou()
+    return found
+
+
+def maps_picture(clip: FrozenClip, size: int = 128, rows: int = 8) -> UInt8[ndarray, "H W 3"]:
+    """How patches of the last block meet texts: scene, cosines with two tags and the ground, the first tag's seed."""
+    config, classes = Config(), scenes.class_set()
+    table = text_prototypes(clip, classes, config.prompts).all
+    words = [*classes.names, *classes.background]
+    cells, captions, index = [], [], 0
+    while len(cells) < rows:
+        scene = scenes.draw(SEED + 1, index, "demo", size, with_mask=False)
+        index += 1
+        if len(scene.tags) < 2:
+            continue
+        view = labels.View(scene.image, tuple(words.index(tag) for tag in scene.tags), (size, size))
+        features = labels.encode(clip, [view], config)
+        patches = torch.nn.functional.normalize(features.patches[0], dim=1)
+        (cam,) = labels.seed_maps(clip, features, [view], table, len(classes.names), clip.logit_scale)
+        shown = [*scene.tags[:2], scene.ground]
+        cosines = [(patches @ table[words.index(word)]).view(features.grid) for word in shown]
+        cells.append([scene.image, *(_heat(one.numpy(), size) for one in (*cosines, cam[0]))])
+        captions.append(" | ".join(shown))
+    columns = ("scene", "patch · tag 1", "patch · tag 2", "patch · ground", "seed of tag 1")
+    return np.asarray(sheet.contact_sheet(columns, cells, captions, side=size))
+
+
+def _heat(values: ndarray, size: int) -> UInt8[ndarray, "H W 3"]:
+    """A map, stretched to its own range, in colours from dark to light."""
+    low, high = values.min(), values.max()
+    place = (values - low) / max(high - low, 1e-7) * (len(HEAT) - 1)
+    colours = np.stack([np.interp(place, range(len(HEAT)), HEAT[:, channel]) for channel in range(3)], axis=-1)
+    return np.asarray(Image.fromarray(colours.astype(np.uint8)).resize((size, size), Image.Resampling.NEAREST))
+
+
+def card_text(
+    training: Training, sets: dict[str, ZeroShot], sizes: dict[str, dict[int, float]], temperature: float, size: int
+) -> str:
+    """The card, from figures alone."""
+    seen = training.step * training.batch
+    parts = [
+        f"# A small CLIP, pre-trained from scratch on {training.data.partition(' of ')[0]}",
+        "Written by `python -m vpl.pocket.pretrain` from what it measured. A CLIP of transformers' `CLIPModel` format: "
+        f"{training.parameters / 1e6:.2f} million parameters, float16, {size / 1e6:.1f} MB.",
+        "## Training",
+        _table(
+            ("", ""),
+            [
+                ("data", training.data),
+                ("loss", "CLIP's contrastive loss on captions and single words (tags, grounds); see `vpl.contrast`"),
+                ("steps, batch, images seen", f"{training.step}, {training.batch}, {seen:,}"),
+                ("time", f"{training.seconds / 60:.0f} min"),
+                ("machine", f"{training.machine}; {training.device}, {training.precision}, {training.threads} threads"),
+                ("seed", str(training.seed)),
+                ("learned temperature", f"{temperature:.4f} (CLIP's own: 0.01)"),
+                ("command", f"`{training.command}`"),
+            ],
+        ),
+        "No mask was made or read in training, nor to choose between checkpoints: tag mAP on held-out captions chose. "
+        "Beyond CLIP's own recipe the mean of the patch tokens is trained beside the class token, a part of the steps "
+        "shows mosaics of four images, where each cell's patch mean meets its own caption, and words also meet the "
+        "patches that match them best. These are meant to help the maps; no ablation has shown yet how much each does.",
+        *([training.note] if training.note else []),
+        "### Learning curve",
+        _table(
+            ("step", "loss", "temperature", "tag mAP", "tag mAP, class token", "caption retrieval", "images/s"),
+            [
+                (
+                    f"{row['step']:.0f}", f"{row['loss']:.2f}", f"{row['temperature']:.4f}", f"{row['tag_map']:.3f}",
+                    f"{row['class_token_map']:.3f}", f"{row['retrieval']:.3f}", f"{row['images_per_second']:.0f}",
+                )
+                for row in _thinned(training.log)
+            ],
+        ),
+        "## Zero-shot",
+        "Prompt `a photo of a {}.` against the mean of the patch tokens, as METHOD.md 1 scores tags. Retrieval: the "
+        "share of images whose nearest caption is theirs, and of captions whose nearest image is theirs, in the whole "
+        "set; captions may leave things out, so 1 can't be reached. Gap: distance of the centroids of images and "
+        "captions.",
+        _table(
+            ("images of", "images", "tag mAP", "by class token", "image to text", "text to image", "modality gap"),
+            [
+                (
+                    name, str(one.images), f"{mean_of(_objects(one.ap)):.3f}",
+                    f"{mean_of(_objects(one.class_token_ap)):.3f}", f"{one.retrieval:.3f}", f"{one.text_retrieval:.3f}",
+                    f"{one.gap:.2f}",
+                )
+                for name, one in sets.items()
+            ],
+        ),
+    ]  # fmt: skip
+    words = list(dict.fromkeys(word for one in sets.values() for word in one.ap))
+    if words:
+        rows = [[word, *(f"{one.ap[word]:.2f}" if word in one.ap else "" for one in sets.values())] for word in words]
+        parts += ["### Average precision by word", _table(("", *sets), rows)]
+    if sizes:
+        parts += [
+            "## Seeds from text by image size",
+            "mIoU of GradCAM seeds from text prototypes, background score 1 - max seed, nothing refined. For this, "
+            "after training, masks of scenes were read by the command that wrote this card.",
+            _table(
+                ("style", *(f"{size} px" for size in SIZES)),
+                [(name, *(f"{100 * row[size]:.1f}" for size in SIZES)) for name, row in sizes.items()],
+            ),
+            "## Maps of the last block",
+            "Cosine of each patch with the text of a word, and the seed of the first tag, on scenes of the demo style.",
+            f"![maps]({MAPS})",
+        ]
+    parts += [
+        "## Limits",
+        f"It knows {training.data.partition(' of ')[0]} like these and nothing else: on other images its tag scores "
+        "are no better than chance. It is made to show the method without a download, not to label photographs.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _objects(ap: dict[str, float]) -> dict[str, float]:
+    """Without the grounds, where there is anything else."""
+    return {word: one for word, one in ap.items() if word not in scenes.GROUNDS} or ap
+
+
+def _thinned(log: list[dict[str, int | float]], most: int = 16) -> list[dict[str, int | float]]:
+    places = np.linspace(0, len(log) - 1, min(most, len(log))).round().astype(int)
+    return [log[place] for place in places]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -1,0 +1,1 @@
+"""One data set, one folder: streamed through the stages, killed and continued at any moment."""

@@ -1,0 +1,473 @@
+"""Pseudo-labels by many workers: the stage `labels` of a run as one Ray Data pipeline (METHOD.md 1, 2 and 4).
+
+    windows of the list -> flat_map over actors -> label maps into the store;  one row per batch -> the driver
+
+An actor holds one `Labeller`, sent by the driver, so that every worker has the driver's own weights. It cuts a window
+into the very batches that the local engine cuts (`run.cut`), skips those whose files are all there, and writes the same
+bytes: same weights, same batches, one core for each thread that computes (`Run._flow` says why). A window of a killed
+worker is given to another one; a killed driver's run goes on where the files end. Failed images come back as rows: the
+driver alone writes the run's record.
+
+Photographs and label maps may lie behind URLs (storage.py); the run folder itself is local to the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import json
+import logging
+import math
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from vpl.edges import images, storage
+from vpl.errors import DataError, RunError, VplError
+from vpl.method.labels import Labeller, Maps, Portions, View, prepared
+from vpl.runs.folder import versions
+from vpl.runs.stages import CUDA_LANES, WINDOW, Run, cut, grid_of, read_view, too_large
+
+MOST_PARTS = 8
+"""A window is given to at most this many workers; each reads all of its headers."""
+PARTS_PER_WORKER = 2
+MOST_ATTEMPTS = 6
+"""Times that a window is begun, each but the first after a worker's death, before the run stops."""
+REACH_SECONDS = 10.0
+"""How long a cluster's address may take to answer."""
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One sample as a worker gets it: its name, its place, and the numbers of its classes."""
+
+    id: str
+    image: str
+    tags: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every worker of a run is given.
+
+    Attributes:
+        labeller: on the CPU.
+        folders: name of each label map -> the place of its folder.
+        palette: colours of the label maps.
+        device: where a worker computes.
+        lanes: batches in its encoder at once.
+        image_workers: threads of a worker that read photographs, and as many that finish them (CRF, writing).
+        versions: of everything that shapes the numbers; a worker with others stops.
+        begin: counts how often the part of this number was begun, over all workers.
+    """
+
+    labeller: Labeller
+    folders: Mapping[str, str]
+    palette: Sequence[tuple[int, int, int]]
+    device: str
+    lanes: int
+    image_workers: int
+    versions: Mapping[str, str]
+    begin: Callable[[int], int]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker reports: images that are dealt with, (id, reason) of those that failed, or why it can't go on."""
+
+    images: int
+    failed: tuple[tuple[str, str], ...] = ()
+    stop: str = ""
+
+    def row(self) -> dict:
+        """As a row of a data set."""
+        return {"images": self.images, "failed": json.dumps(self.failed), "stop": self.stop}
+
+
+class Worker:
+    """Makes the label maps of windows. Ray keeps one for each actor; nothing in here knows Ray.
+
+    Args:
+        job: the job, or a function that fetches it.
+    """
+
+    def __init__(self, job):
+        torch.set_num_threads(1)
+        self.job: Job = job if isinstance(job, Job) else job()
+        self._labeller: Labeller | None = None
+        self._portions = Portions()
+        self._lock = threading.Lock()
+
+    def __call__(self, row: dict) -> Iterator[dict]:
+        """One row for the headers of the window and one for each batch of the part: as many at every attempt."""
+        try:
+            window = [Photograph(id, image, tuple(tags)) for id, image, tags in json.loads(row["window"])]
+            if self.job.begin(row["number"]) > MOST_ATTEMPTS:
+                raise RunError(
+                    f"{MOST_ATTEMPTS} workers died at the images {window[0].id} to {window[-1].id}, likely for want of "
+                    "memory; lower --batch-size, --max-side or --image-workers. Finished work is kept."
+                )
+            yield from (done.row() for done in self._label(window, row["part"], row["parts"]))
+        except VplError as error:
+            yield Done(0, stop=f"{socket.gethostname()}: {error}").row()
+
+    def _own_labeller(self) -> Labeller:
+        """The labeller on the worker's device; made at the first batch that is not there yet."""
+        with self._lock:
+            if self._labeller is None:
+                self._labeller = self._made()
+            return self._labeller
+
+    def _made(self) -> Labeller:
+        given, wanted, own = self.job.labeller, self.job.versions, versions()
+        other = [f"{name} {own[name]} (driver: {one})" for name, one in wanted.items() if own[name] != one]
+        if other:
+            raise RunError(f"this worker has other versions than the driver: {', '.join(other)}; make them equal.")
+        clip = given.clip.prepare(self.job.device, given.config.clip.precision)
+        vision = None if given.vision is None else given.vision.to(clip.device)
+        return dataclasses.replace(given, clip=clip, text=given.text.to(clip.device), vision=vision)
+
+    def _label(self, window: Sequence[Photograph], part: int, parts: int) -> Iterator[Done]:
+        self._see_folders()
+        job, config, patch = self.job, self.job.labeller.config.clip, self.job.labeller.clip.patch
+        with (
+            tempfile.TemporaryDirectory(prefix="vpl-") as folder,
+            ThreadPoolExecutor(job.image_workers) as finishers,
+            ThreadPoolExecutor(job.lanes) as encoders,
+            ThreadPoolExecutor(job.image_workers) as readers,
+        ):
+            near = [_Near(one, Path(folder) / str(number)) for number, one in enumerate(window)]
+            found = readers.map(lambda one: one.attempt(lambda place: grid_of(place, patch, config)), near)
+            grids, failed = {}, []
+            for number, (grid, reason) in enumerate(found):
+                if reason:
+                    failed.append((window[number].id, reason))
+                else:
+                    grids[number] = grid
+            yield Done(0 if part else len(failed), tuple(failed))
+            waiting: deque[Future | Done] = deque()
+            for batch in list(cut(grids, config.batch))[part::parts]:
+                waiting.append(self._begin([near[number] for number in batch], readers, encoders, finishers))
+                if len(waiting) > job.lanes + 1:
+                    yield _settled(waiting.popleft())
+            while waiting:
+                yield _settled(waiting.popleft())
+
+    def _begin(
+        self,
+        batch: Sequence[_Near],
+        readers: ThreadPoolExecutor,
+        encoders: ThreadPoolExecutor,
+        finishers: ThreadPoolExecutor,
+    ) -> Future | Done:
+        """A batch on its way, unless its files are all there: reading, encoding and finishing of batches overlap."""
+        if all(self._is_there(one.photograph) for one in batch):
+            return Done(len(batch))
+        reading = [readers.submit(one.attempt, partial(self._view, one.photograph)) for one in batch]
+
+        def lane() -> tuple[Done, list[Future]]:
+            labeller = self._own_labeller()
+            photographs, views, failed, finishing = [], [], [], []
+            for one, future in zip(batch, reading, strict=True):
+                view, reason = future.result()
+                if reason:
+                    failed.append((one.photograph.id, reason))
+                else:
+                    photographs.append(one.photograph)
+                    views.append(view)
+            for part, maps in self._portions.each(views, partial(labeller.maps, pseudo=True)):
+                if maps is None:
+                    reason = str(too_large(views[part.start], labeller.clip, labeller.config.clip))
+                    failed.append((photographs[part.start].id, reason))
+                else:
+                    for each in zip(photographs[part], views[part], maps, strict=True):
+                        finishing.append(finishers.submit(self._finish, *each))
+            return Done(len(batch), tuple(failed)), finishing
+
+        return encoders.submit(lane)
+
+    def _view(self, photograph: Photograph, place: Path) -> View:
+        labeller = self.job.labeller
+        return prepared(labeller.clip, read_view(place, photograph.tags, labeller.config.clip), labeller.config.clip)
+
+    def _finish(self, photograph: Photograph, view: View, maps: Maps) -> None:
+        for name, mask in self._own_labeller().masks(view, maps, pseudo=True).items():
+            images.write_mask(self._place(name, photograph), mask, self.job.palette)
+
+    def _place(self, name: str, photograph: Photograph) -> str | Path:
+        return storage.below(self.job.folders[name], f"{photograph.id}.png")
+
+    def _is_there(self, photograph: Photograph) -> bool:
+        places = [self._place(name, photograph) for name in self.job.folders]
+        return all(storage.exists(one) if storage.is_url(one) else one.exists() for one in places)
+
+    def _see_folders(self) -> None:
+        for folder in self.job.folders.values():
+            if not storage.is_url(folder) and not Path(folder).is_dir():
+                raise RunError(
+                    f"this worker does not see the folder {folder}; put it on a file system that all machines share, "
+                    "or name a store for the label maps: --out s3://bucket/folder."
+                )
+
+
+@dataclass(frozen=True)
+class _Near:
+    """A photograph and the local file that it is fetched to if it lies behind a URL: once for all its uses."""
+
+    photograph: Photograph
+    local: Path
+
+    def attempt(self, use) -> tuple:
+        """(what `use` makes of the local file, "") or (None, why the photograph can't be used)."""
+        image = self.photograph.image
+        try:
+            if not storage.is_url(image):
+                return use(Path(image)), ""
+            if not self.local.exists():
+                images.write_bytes_atomic(self.local, storage.read(image, images.MOST_FILE_BYTES))
+            return use(self.local), ""
+        except DataError as error:
+            return None, str(error).replace(str(self.local), image)
+
+
+def _settled(one: Future | Done) -> Done:
+    """What a batch has to report, once its files are written."""
+    if isinstance(one, Done):
+        return one
+    done, finishing = one.result()
+    for future in finishing:
+        future.result()
+    return done
+
+
+# ------------------------------------------------------------------ the driver
+
+
+def labels(run: Run, out: str | Path | None = None) -> None:
+    """The stage `labels` of a run on Ray: the same files as `run.labels()`, byte for byte.
+
+    Prototypes that are missing are made first, by this process alone. A running Ray is used when the environment's
+    RAY_ADDRESS names one; otherwise one is started on this machine and stopped at the end.
+
+    Args:
+        out: folder or URL for the label maps; None: the run folder. `seeds` and `labels` are made in it.
+
+    Raises:
+        RunError: Ray is missing or can't be reached, the store can't be used, or a worker can't go on.
+        ConfigError: `out` holds a key or password.
+    """
+    ray = _ray()
+    storage.check(str(out or ""), "--out")
+    run.prototypes()
+    start = time.perf_counter()
+    folders = {name: str(place) for name, place in _folders(run, out).items()}
+    with _cluster(ray):
+        device, count, resources = _resources(ray, run.device)
+        attempts = ray.remote(num_cpus=0)(_Attempts).remote()
+        job = ray.put(
+            Job(
+                _portable(run.labeller()),
+                folders,
+                run.classes.palette(),
+                device,
+                CUDA_LANES if device == "cuda" else 1,
+                run.image_workers if device == "cuda" else 1,
+                versions(),
+                lambda number: ray.get(attempts.begin.remote(number)),
+            )
+        )
+        rows = _rows(run, count)
+        pipeline = _quiet(ray).from_items(rows, override_num_blocks=len(rows))
+        pipeline = pipeline.flat_map(
+            Worker,
+            fn_constructor_args=(lambda: ray.get(job),),
+            compute=ray.data.ActorPoolStrategy(size=min(count, len(rows))),
+            **resources,
+        )
+        try:
+            made = _received(run, pipeline.iter_rows())
+            deque(run.progress(made, len(run.dataset.samples), "pseudo-masks"), maxlen=0)
+        except ray.exceptions.RayError as error:
+            words = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise RunError(f"Ray gave up ({words}); run the same command again: finished work is kept.") from error
+    run.note_stage("pseudo-masks", time.perf_counter() - start, len(run.dataset.samples))
+
+
+def _received(run: Run, rows: Iterable[dict]) -> Iterator[int]:
+    """One item per image, as the progress bar counts; failures go into the run's record."""
+    for row in rows:
+        if row["stop"]:
+            raise RunError(row["stop"])
+        for identity, reason in json.loads(row["failed"]):
+            run.fail(identity, DataError(reason))
+        yield from range(row["images"])
+
+
+def _rows(run: Run, workers: int) -> list[dict]:
+    """The list of images as rows: a window each, several times where there are fewer windows than workers."""
+    samples, size = run.dataset.samples, WINDOW * run.config.clip.batch
+    windows = math.ceil(len(samples) / size)
+    parts = min(MOST_PARTS, math.ceil(PARTS_PER_WORKER * workers / windows))
+    index, rows = {name: number for number, name in enumerate(run.classes.names)}, []
+    for start in range(0, len(samples), size):
+        window = [
+            (
+                one.id,
+                str(one.image if storage.is_url(one.image) else Path(one.image).absolute()),
+                [*map(index.get, one.tags)],
+            )
+            for one in samples[start : start + size]
+        ]
+        text, first = json.dumps(window), len(rows)
+        rows += [{"number": first + part, "window": text, "part": part, "parts": parts} for part in range(parts)]
+    return rows
+
+
+def _folders(run: Run, out: str | Path | None) -> dict[str, str | Path]:
+    """Name of each label map -> its folder, made where the store has folders."""
+    own = run.map_folders(pseudo=True)
+    for folder in own.values():
+        folder.mkdir(parents=True, exist_ok=True)
+    if out is None:
+        return {name: folder.absolute() for name, folder in own.items()}
+    out = out if storage.is_url(out) else Path(out).absolute()
+    places = {name: storage.below(out, folder.relative_to(run.folder).as_posix()) for name, folder in own.items()}
+    for place in places.values():
+        if storage.is_url(place):
+            storage.make_folder(place)
+        else:
+            Path(place).mkdir(parents=True, exist_ok=True)
+    _claim(run, storage.below(out, "vpl.json"))
+    run.note(label_maps=str(out))
+    return places
+
+
+def _claim(run: Run, card: str | Path) -> None:
+    """A place outside the run folder says whose label maps it holds, so that two runs' are never mixed."""
+    shaping = ("clip.", "seeds.", "prototypes.", "refine.", "labels.", "crf.", "data.classes")
+    facts = {
+        "values": {key: one for key, one in run.config.flat().items() if key.startswith(shaping)},
+        "prototypes": hashlib.sha256((run.folder / "prototypes.safetensors").read_bytes()).hexdigest(),
+        "data": run.record()["data"]["hash"],
+    }
+    text = json.dumps(facts, indent=1)
+    if storage.exists(card) if storage.is_url(card) else card.exists():
+        there = storage.read(card, images.MOST_FILE_BYTES) if storage.is_url(card) else card.read_bytes()
+        if there != text.encode():
+            raise RunError(f"{card} belongs to label maps of another run or configuration; name another --out.")
+        return
+    images.write_text_atomic(card, text)
+
+
+def _portable(labeller: Labeller) -> Labeller:
+    """A copy on the CPU, without the tokenizer, that any machine can load."""
+    clip = copy.copy(labeller.clip)
+    clip._tokenizer = None
+    clip = copy.deepcopy(clip).to("cpu")
+    vision = None if labeller.vision is None else labeller.vision.cpu()
+    return dataclasses.replace(labeller, clip=clip, text=labeller.text.cpu(), vision=vision)
+
+
+# ------------------------------------------------------------------ Ray
+
+
+class _Attempts:
+    """Counts how often each part was begun. One actor, which outlives the workers."""
+
+    def __init__(self):
+        self._begun: Counter[int] = Counter()
+
+    def begin(self, number: int) -> int:
+        self._begun[number] += 1
+        return self._begun[number]
+
+
+def _ray():
+    """The package, told to send no statistics and to say little."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise RunError("--engine ray needs the package ray; install it: pip install 'vpl-seg[ray]'.") from error
+    return ray
+
+
+@contextlib.contextmanager
+def _cluster(ray):
+    """Connected to Ray: as this process already is, or to RAY_ADDRESS, or to one that is started here."""
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    try:
+        if host and port.isdigit():
+            socket.create_connection((host, int(port)), REACH_SECONDS).close()
+        own = {"include_dashboard": False} if address == "local" else {}
+        with _silence():
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    except (OSError, RuntimeError, ValueError) as error:
+        words = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(
+            f"no Ray answers at {address} ({words}); check RAY_ADDRESS, or unset it to use this machine alone."
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _silence():
+    """Nothing on file 2 inside the block: Ray's C++ part announces there that it will be silent."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def _quiet(ray):
+    """Ray Data without its own progress bars and notes; every row that a worker yields comes at once."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.target_max_block_size = 1
+    for name in ("ray.data", "ray"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return ray.data
+
+
+def _resources(ray, device: str) -> tuple[str, int, dict[str, int]]:
+    """Device of the workers, how many there is room for, and what each asks for: a GPU or a core."""
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = sum(int(one.get("GPU", 0)) for one in machines)
+    if device not in ("auto", "cpu") and not (device.startswith("cuda") and gpus):
+        raise RunError(
+            f"--device {device}, but the Ray cluster has {gpus} GPUs; expected auto, cpu, or cuda with GPUs."
+        )
+    if gpus and device != "cpu":
+        return "cuda", gpus, {"num_gpus": 1}
+    count = sum(int(one.get("CPU", 0)) for one in machines)
+    if not count:
+        raise RunError("the Ray cluster has neither a GPU nor a CPU to offer; add a machine.")
+    return "cpu", count, {"num_cpus": 1}

@@ -1,0 +1,415 @@
+"""images.py: any photograph becomes (H, W, 3) RGB, sizes and pixels are CLIP-ES's, masks come back as they went."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from vpl.classes import voc_palette
+from vpl.edges import images
+from vpl.errors import DataError, RunError
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+GOLDEN = Path(os.environ.get("VPL_GOLDEN", Path(__file__).parent.parent / "golden"))
+COCO128 = Path(os.environ.get("VPL_COCO128") or Path(__file__).parents[3] / "shared" / "data" / "coco128")
+ORIENTATION = 0x0112
+
+
+def photograph(height=21, width=34, seed=0):
+    """Smooth RGB noise, so that lossy formats stay close."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def saved(folder, name, image, **options):
+    path = folder / name
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path, **options)
+    return path
+
+
+# Pixel kinds
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.ppm"])
+def test_rgb_is_read_exactly(tmp_path, name):
+    image = photograph()
+    assert np.array_equal(images.read_image(saved(tmp_path, name, image)), image)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp", "a.gif", "a.avif", "a.jp2"])
+def test_lossy_formats_are_close(tmp_path, name):
+    if name == "a.avif" and "AVIF" not in images._known_formats():
+        pytest.skip("this Pillow was built without AVIF")
+    options = {"quality_layers": [5]} if name == "a.jp2" else {} if name == "a.gif" else {"quality": 95}
+    image = photograph()
+    found = images.read_image(saved(tmp_path, name, image, **options))
+    assert found.shape == image.shape and found.dtype == np.uint8
+    assert np.abs(found.astype(int) - image).mean() < 8
+
+
+def test_grey_and_one_bit(tmp_path):
+    grey = photograph()[..., 0]
+    assert np.array_equal(images.read_image(saved(tmp_path, "grey.png", grey)), np.repeat(grey[..., None], 3, 2))
+    bits = grey > 127
+    found = images.read_image(saved(tmp_path, "bits.png", bits))
+    assert np.array_equal(found, np.repeat(np.where(bits, 255, 0).astype(np.uint8)[..., None], 3, 2))
+
+
+@pytest.mark.parametrize("kind", ["LA", "RGBA"])
+def test_alpha_is_laid_over_white(tmp_path, kind):
+    color = photograph()
+    alpha = np.linspace(0, 255, color.shape[1]).astype(np.uint8)[None].repeat(color.shape[0], 0)
+    opaque = Image.fromarray(color).convert(kind[:-1])
+    layered = opaque.copy()
+    layered.putalpha(Image.fromarray(alpha))
+    share = alpha[..., None] / 255
+    expected = np.asarray(opaque.convert("RGB")) * share + 255 * (1 - share)
+    found = images.read_image(saved(tmp_path, "a.png", layered))
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_palette_with_and_without_transparency(tmp_path):
+    indices = (np.arange(12) % 3).astype(np.uint8).reshape(3, 4)
+    image = Image.fromarray(indices)
+    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    plain = images.read_image(saved(tmp_path, "plain.png", image))
+    assert np.array_equal(plain, np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)[indices])
+    clear = images.read_image(saved(tmp_path, "clear.png", image, transparency=1))
+    assert np.array_equal(clear, np.array([[255, 0, 0], [255, 255, 255], [0, 0, 255]], np.uint8)[indices])
+
+
+def test_transparent_color_of_an_rgb_png_becomes_white(tmp_path):
+    image = np.zeros((2, 2, 3), np.uint8)
+    image[0, 0] = 7, 8, 9
+    found = images.read_image(saved(tmp_path, "a.png", image, transparency=(7, 8, 9)))
+    assert found.tolist() == [[[255] * 3, [0] * 3], [[0] * 3, [0] * 3]]
+
+
+def test_cmyk_is_converted(tmp_path):
+    ink = Image.fromarray(np.zeros((8, 8, 4), np.uint8), "CMYK")
+    assert images.read_image(saved(tmp_path, "white.tif", ink)).min() == 255
+    ink = Image.merge("CMYK", [Image.new("L", (8, 8), value) for value in (0, 255, 255, 0)])
+    red = images.read_image(saved(tmp_path, "red.jpg", ink, quality=95))
+    assert np.abs(red.astype(int) - (255, 0, 0)).max() < 5
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm"])
+def test_sixteen_bits_are_scaled_by_the_full_range(tmp_path, name):
+    values = np.array([[0, 1, 128, 129, 257, 32768, 65534, 65535]], np.uint16)
+    found = images.read_image(saved(tmp_path, name, values))
+    assert found[0, :, 1].tolist() == np.rint(values[0] / 257).astype(int).tolist()
+
+
+def test_signed_and_unsigned_32_bit_tiff(tmp_path):
+    values = np.array([[-5, 0, 2**30, 2**31 - 1]], np.int32)
+    assert images.read_image(saved(tmp_path, "signed.tif", values))[0, :, 0].tolist() == [0, 0, 128, 255]
+    stored = np.array([[0, 2**31, 2**32 - 1]], np.uint32).view(np.int32)
+    path = saved(tmp_path, "unsigned.tif", stored)
+    signed, unsigned = (b"\x53\x01\x03\x00\x01\x00\x00\x00" + kind for kind in (b"\x02", b"\x01"))
+    assert path.read_bytes().count(signed) == 1
+    path.write_bytes(path.read_bytes().replace(signed, unsigned))
+    assert images.read_image(path)[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_float_tiff(tmp_path):
+    unit = np.array([[0, 0.5, 1, -1, np.nan]], np.float32)
+    assert images.read_image(saved(tmp_path, "unit.tif", unit))[0, :, 0].tolist() == [0, 128, 255, 0, 0]
+    byte = np.array([[0, 100, 255]], np.float32)
+    assert images.read_image(saved(tmp_path, "byte.tif", byte))[0, :, 0].tolist() == [0, 100, 255]
+    with pytest.raises(DataError, match="float values above 65535; expected values from 0 to 1"):
+        images.read_image(saved(tmp_path, "far.tif", byte * 1000))
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tif"])
+def test_the_first_frame_of_an_animation(tmp_path, name):
+    first, second = (Image.new("RGB", (9, 7), color) for color in ((255, 0, 0), (0, 0, 255)))
+    path = saved(tmp_path, name, first, save_all=True, append_images=[second])
+    assert np.abs(images.read_image(path).astype(int) - (255, 0, 0)).max() < 5
+
+
+# Orientation and size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.tif", "a.webp"])
+def test_exif_orientation(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image = photograph()
+    options = {"lossless": True} if name == "a.webp" else {"quality": 100} if name == "a.jpg" else {}
+    path = saved(tmp_path, name, image, exif=exif, **options)
+    tagged = Image.fromarray(image)
+    tagged.getexif()[ORIENTATION] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(tagged))
+    found = images.read_image(path)
+    assert found.shape == expected.shape and np.abs(found.astype(int) - expected).mean() < 8
+    assert images.image_size(path) == expected.shape[:2]
+    assert images.read_image(path, 10).shape[:2] == images.size_within(*expected.shape[:2], 10)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_damaged_exif_is_no_reason_to_refuse(tmp_path):
+    path = saved(tmp_path, "a.jpg", photograph(), exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert images.read_image(path).shape == (21, 34, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (50, 1), (333, 97), (640, 480)])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_max_side(tmp_path, name, height, width):
+    image = photograph(height, width)
+    path = saved(tmp_path, name, image)
+    tolerance = 10 if name == "a.jpg" else 0  # a JPEG is decoded at a lower resolution first
+    for side in (1, 16, 40, 1000):
+        found = images.read_image(path, side)
+        assert found.shape[:2] == images.size_within(height, width, side)
+        assert max(found.shape[:2]) == min(side, max(height, width))
+        slow = np.asarray(Image.open(path).convert("RGB").resize(found.shape[1::-1], Image.Resampling.LANCZOS))
+        assert np.abs(found.astype(int) - slow).mean() <= tolerance
+
+
+def test_max_side_decodes_a_large_jpeg_at_a_lower_resolution(tmp_path, monkeypatch):
+    path = saved(tmp_path, "a.jpg", photograph(1600, 2400))
+    decoded = []
+    inner = images._as_rgb
+
+    def spy(path, image):
+        found = inner(path, image)
+        decoded.append(found.size)
+        return found
+
+    monkeypatch.setattr(images, "_as_rgb", spy)
+    assert images.read_image(path, 300).shape == (200, 300, 3)
+    assert decoded == [(600, 400)]
+
+
+def test_size_is_read_without_decoding(tmp_path):
+    path = saved(tmp_path, "a.png", photograph(200, 300))
+    path.write_bytes(path.read_bytes()[:100])
+    assert images.image_size(path) == (200, 300)
+    with pytest.raises(DataError):
+        images.read_image(path)
+
+
+@given(
+    st.integers(1, 3000), st.integers(1, 3000), st.sampled_from([8, 14, 16, 32]), st.sampled_from([0.5, 0.75, 1.0, 1.5])
+)
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_the_grid_is_the_smallest_that_covers_the_image(height, width, patch, scale):
+    for side, cells in zip((height, width), images.patch_size_of(height, width, patch, scale), strict=True):
+        assert cells >= 1
+        assert cells * patch >= side * scale - 1e-6
+        assert cells == 1 or (cells - 1) * patch < side * scale
+
+
+# Pixels for the encoder
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("cam_*.npz")), ids=lambda path: path.stem)
+def test_golden_pixels(path):
+    golden = np.load(path)
+    found = images.to_pixels(golden["image"], 16, MEAN, STD).numpy()
+    assert found.dtype == np.float32 and found.shape == golden["pixels"].shape
+    assert np.abs(found - golden["pixels"]).max() <= 1e-6
+
+
+def test_golden_pixels_are_there():
+    assert list(GOLDEN.glob("cam_*.npz")), f"no cam_*.npz in {GOLDEN}"
+
+
+def test_pixels_of_one_pixel_and_of_a_scale():
+    one = np.full((1, 1, 3), 255, np.uint8)
+    found = images.to_pixels(one, 16, MEAN, STD)
+    assert found.shape == (3, 16, 16)
+    assert np.allclose(found[:, 3, 5].numpy(), (1 - np.array(MEAN)) / np.array(STD))
+    assert images.to_pixels(photograph(33, 64), 16, MEAN, STD, scale=1.5).shape == (3, 64, 96)
+
+
+# Masks
+
+
+def masks():
+    shapes = st.tuples(st.integers(1, 40), st.integers(1, 40))
+    return st.tuples(shapes, st.integers(0, 2**32 - 1), st.integers(1, 256)).map(
+        lambda drawn: np.random.default_rng(drawn[1]).integers(0, drawn[2], drawn[0]).astype(np.uint8)
+    )
+
+
+@given(masks(), st.integers(0, 256))
+@settings(derandomize=True, deadline=None, max_examples=60)
+def test_masks_come_back_as_they_went(tmp_path_factory, mask, colors):
+    folder = tmp_path_factory.getbasetemp()
+    for name in ("one.png", "two.png"):
+        images.write_mask(folder / name, mask, voc_palette()[:colors])
+    assert np.array_equal(images.read_mask(folder / "one.png"), mask)
+    assert (folder / "one.png").read_bytes() == (folder / "two.png").read_bytes()
+
+
+def test_the_mask_carries_its_palette(tmp_path):
+    images.write_mask(tmp_path / "a.png", np.array([[0, 1, 255]], np.uint8), voc_palette())
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "P"
+        assert np.asarray(image.convert("RGB")).tolist() == [[[0, 0, 0], [128, 0, 0], [224, 224, 192]]]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("kind", ["P", "L"])
+def test_masks_of_few_bits_keep_their_values(tmp_path, kind, bits):
+    values = np.arange(2**bits, dtype=np.uint8)[None]
+    if kind == "P":
+        image = Image.fromarray(values)
+        image.putpalette([7, 7, 7] * 2**bits)
+        path = saved(tmp_path, "a.png", image, bits=bits)
+    else:
+        path = tmp_path / "a.png"
+        path.write_bytes(_grey_png(values, bits))
+    assert np.array_equal(images.read_mask(path), values)
+
+
+def _grey_png(values, bits):
+    """A one-row grey PNG of the given depth, written by hand: Pillow writes 1 and 8 bits only."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    row = np.packbits(np.unpackbits(values.reshape(-1, 1), axis=1)[:, -bits:].reshape(-1)).tobytes()
+    header = struct.pack(">IIBBBBB", values.shape[1], 1, bits, 0, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA", "LA", "I;16"])
+def test_masks_of_colors_are_refused(tmp_path, kind):
+    image = Image.fromarray(np.zeros((2, 2), np.uint16)) if kind == "I;16" else Image.new(kind, (2, 2))
+    path = saved(tmp_path, "a.png", image)
+    with pytest.raises(DataError, match=f"has pixels of kind {kind}; expected a palette or 8-bit grey PNG"):
+        images.read_mask(path)
+
+
+def test_masks_that_are_no_png_are_refused(tmp_path):
+    path = saved(tmp_path, "a.png", photograph()[..., 0], format="JPEG")
+    with pytest.raises(DataError, match="damaged or no image; expected PNG file"):
+        images.read_mask(path)
+
+
+@pytest.mark.parametrize(
+    "mask", [np.zeros((2, 2), np.int64), np.zeros((2, 2, 3), np.uint8), np.zeros((0, 2), np.uint8)]
+)
+@pytest.mark.filterwarnings("ignore")
+def test_wrong_masks_are_not_written(tmp_path, mask):
+    write = getattr(images.write_mask, "__wrapped__", images.write_mask)
+    with pytest.raises(DataError, match=r"expected uint8 of shape \(H, W\)"):
+        write(tmp_path / "a.png", mask, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_palettes_are_not_written(tmp_path):
+    for palette in ([(0, 0, 0)] * 257, [(0, 0, 256)]):
+        with pytest.raises(DataError, match="expected at most 256 colours of values 0 to 255"):
+            images.write_mask(tmp_path / "a.png", np.zeros((2, 2), np.uint8), palette)
+
+
+def test_images_are_written(tmp_path):
+    images.write_image(tmp_path / "a.png", photograph())
+    assert np.array_equal(images.read_image(tmp_path / "a.png"), photograph())
+
+
+# Atomic writing
+
+
+def test_atomic_writing_replaces_and_leaves_nothing_else(tmp_path):
+    images.write_text_atomic(tmp_path / "a.txt", "old\n")
+    images.write_text_atomic(tmp_path / "a.txt", "grün\r\n")
+    assert (tmp_path / "a.txt").read_bytes() == "grün\r\n".encode()
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path):
+    images.write_bytes_atomic(tmp_path / ("é" * 127 + "a"), b"x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_new_files_have_the_usual_permissions(tmp_path):
+    images.write_bytes_atomic(tmp_path / "a", b"x")
+    (tmp_path / "b").write_bytes(b"x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_keeps_the_old_file_and_removes_the_partial(tmp_path, monkeypatch, error):
+    images.write_bytes_atomic(tmp_path / "a", b"old")
+
+    def fail(self, target):
+        assert self.name.endswith(images.PARTIAL)
+        raise error
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RunError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
+        images.write_bytes_atomic(tmp_path / "a", b"new")
+    assert [one.name for one in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+    if isinstance(error, OSError):
+        assert "can't be written (No space left on device); check the folder" in str(raised.value)
+
+
+def test_writing_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "missing" / "a", tmp_path / "folder"):
+        with pytest.raises(RunError, match="can't be written"):
+            images.write_bytes_atomic(path, b"x")
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
+# What can't be read
+
+
+def test_errors_of_files_say_what_came(tmp_path):
+    (tmp_path / "text.jpg").write_text("hello")
+    (tmp_path / "empty.jpg").touch()
+    cases = {
+        tmp_path / "missing.jpg": "there is no file .*; check the path",
+        tmp_path / "text.jpg": "is damaged or no image; expected a JPEG, PNG",
+        tmp_path / "empty.jpg": "is damaged or no image; expected a JPEG, PNG",
+        tmp_path: "is no regular file; expected an image file",
+    }
+    for path, words in cases.items():
+        for read in (images.read_image, images.image_size):
+            with pytest.raises(DataError, match=words):
+                read(path)
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    for name in ("a.jpg", "a.png", "a.tif", "a.webp", "a.gif", "a.bmp"):
+        path = saved(tmp_path, name, photograph(100, 120))
+        path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+        with pytest.raises(DataError, match=name):
+            images.read_image(path)
+
+
+def test_a_huge_file_is_refused_unread(tmp_path):
+    path = tmp_path / "a.webp"
+    with path.open("wb") as file:
+        file.truncate(images.MOST_FILE_BYTES + 1)
+    with pytest.raises(DataError, match="expected at most 1073741824"):
+        images.read_image(path)
+
+
+# Real photographs
+
+
+@pytest.mark.skipif(not COCO128.is_dir(), reason=f"no photographs at {COCO128}: set VPL_COCO128")
+def test_real_photographs():
+    paths = sorted((COCO128 / "images" / "val").glob("*.jpg"))[::10]
+    assert paths
+    for path in paths:
+        image = images.read_image(path)
+        assert image.shape[:2] == images.image_size(path) and image.std() > 5
+        assert images.read_mask(COCO128 / "masks" / "val" / f"{path.stem}.png").shape == image.shape[:2]
+        h, w = images.patch_size_of(*image.shape[:2], 16)
+        pixels = images.to_pixels(image, 16, MEAN, STD)
+        assert pixels.shape == (3, h * 16, w * 16) and math.isfinite(pixels.sum().item())

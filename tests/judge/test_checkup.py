@@ -1,0 +1,62 @@
+"""Signs of failure of a whole run: what is measured with truth and without, and that they change when a run is bad."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from vpl.config import preset
+from vpl.edges.images import read_mask, write_mask
+from vpl.judge.checkup import checkup
+from vpl.method import signs
+from vpl.runs.stages import Run
+from vpl.scenes import scenes
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    return scenes.write_tree(folder, {"train": 4}, seed=8, style="demo", size=48)
+
+
+def config_of(tree, **values):
+    paths = {"images": tree / "images" / "train", "tags": tree / "train.csv", "masks": tree / "masks" / "train"}
+    return preset("scenes").with_values({f"data.{key}": str(path) for key, path in paths.items()} | values)
+
+
+def test_with_truth(tree, tmp_path):
+    with Run(tmp_path / "run", config_of(tree), device="cpu") as run:
+        run.labels()
+        run.evaluate()
+        found = checkup(run)
+        stored = json.loads((tmp_path / "run" / "metrics.json").read_text())
+        assert stored["evaluations"] and stored["label_free"] == found["label_free"]
+        assert set(found["label_free"]) == set(signs.LABEL_FREE)
+        assert set(found["with_truth"]) == set(signs.WITH_TRUTH) - {"train/val gap"}
+        assert all(0 <= one["value"] <= 1 for one in found["label_free"].values())
+
+        for path in (tmp_path / "run" / "labels").iterdir():
+            write_mask(path, np.full_like(read_mask(path), 255), run.classes.palette())
+        worse = checkup(run)["label_free"]["ignored pixels"]
+        assert worse["value"] == 1 and "labels.confidence" in worse["advice"]
+
+
+@pytest.mark.parametrize("values", [{}, {"prototypes.kind": "text"}], ids=str)
+def test_without_truth(tree, tmp_path, values):
+    with Run(tmp_path / "run", config_of(tree, **{"data.masks": ""} | values), device="cpu") as run:
+        run.labels()
+        found = checkup(run)
+    assert found["with_truth"] == {} and "mirror agreement" in found["label_free"]
+
+
+def test_the_gap_between_the_splits(tree, tmp_path):
+    with Run(tmp_path / "run", config_of(tree), device="cpu") as run:
+        run.seeds()
+        rows = [{"name": "refined + CRF", "miou": 0.5}, {"name": "network, single scale", "miou": 0.3}]
+        (tmp_path / "run" / "metrics.json").write_text(
+            json.dumps({"evaluations": [{"split": "x", "images": 4, "rows": rows}]})
+        )
+        gap = checkup(run)["with_truth"]["train/val gap"]
+    assert gap["value"] == pytest.approx(0.2) and gap["advice"]

@@ -1,0 +1,138 @@
+"""The committee: its opinion does not depend on what it judges, is better than any look, and counts as mIoU does."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from vpl.clip.model import FrozenClip
+from vpl.config import preset
+from vpl.judge import committee
+from vpl.judge.bench import Bench
+from vpl.method import labels
+from vpl.method.metrics import Confusion
+from vpl.scenes import scenes
+
+SIDE, COUNT = 64, 12
+
+
+@pytest.fixture(scope="module")
+def clip():
+    return FrozenClip.load("pocket", "cpu")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    classes, views, truths, place = scenes.class_set(), [], [], 0
+    while len(views) < COUNT:
+        scene = scenes.draw(11, place, "web-flat", SIDE)
+        place += 1
+        if scene.tags:
+            views.append(labels.View(scene.image, tuple(classes.index(tag) for tag in scene.tags), (SIDE, SIDE)))
+            truths.append(scene.mask)
+    return views, truths
+
+
+@pytest.fixture(scope="module")
+def bench(clip, drawn):
+    return Bench(clip, scenes.class_set(), drawn[0])
+
+
+@pytest.fixture(scope="module")
+def opinions(bench):
+    return committee.opinion(bench, preset("scenes"))
+
+
+def miou(truths, masks) -> float:
+    confusion = Confusion(len(scenes.CLASSES) + 1)
+    for truth, mask in zip(truths, masks, strict=True):
+        confusion.update(truth, mask)
+    return confusion.miou()
+
+
+def test_the_opinion_holds_tags_and_background_alone_at_the_size_of_the_file(clip, drawn):
+    views = [dataclasses.replace(view, size=(40, 50)) for view in drawn[0][:2]]
+    for mask, view in zip(
+        committee.opinion(Bench(clip, scenes.class_set(), views), preset("scenes")), views, strict=True
+    ):
+        assert mask.shape == (40, 50) and mask.dtype == np.uint8
+        assert set(np.unique(mask)) <= {0, *(tag + 1 for tag in view.tags)}
+
+
+def test_the_opinion_is_better_than_the_configured_masks(bench, drawn, opinions):
+    own = miou(drawn[1], bench.masks(preset("scenes"), ("crf",))["crf"])
+    assert miou(drawn[1], opinions) > own + 0.05
+
+
+def test_the_opinion_is_the_same_for_every_setting_that_is_tuned(clip, drawn):
+    few = Bench(clip, scenes.class_set(), drawn[0][:3])
+    other = {
+        "prototypes.image_temperature": 0.7,
+        "prototypes.phi": 0.3,
+        "refine.box_threshold": 0.6,
+        "labels.background_exponent": 0.7,
+        "crf.mode": "fast",
+    }
+    first, second = (committee.opinion(few, preset("scenes").with_values(values)) for values in ({}, other))
+    assert all((one == two).all() for one, two in zip(first, second, strict=True))
+
+
+def test_votes_of_every_maker_are_shares(bench):
+    config = committee.settled(bench, preset("scenes"))
+    for maker in (committee._gradcam_of(bench, config), committee._similarity, committee._patches):
+        for one, view in zip(maker(bench, config), bench.views, strict=True):
+            assert one.shape == (len(view.tags) + 1, SIDE, SIDE)
+            assert (one >= 0).all() and torch.allclose(one.sum(dim=0), torch.ones(SIDE, SIDE), atol=1e-5)
+
+
+def test_a_mirrored_image_gets_the_mirrored_opinion(clip, drawn):
+    bench = Bench(clip, scenes.class_set(), drawn[0][:4])
+    config = committee.settled(bench, preset("scenes"))
+    vision = bench.knowledge(config)
+    twin = bench.mirrored()
+    twin.once("knowledge", twin._learned_from(config), lambda: vision)  # learned from mirrored regions it would differ
+    for one, other in zip(committee.votes(bench, config), committee.votes(twin, config), strict=True):
+        assert torch.allclose(one, other.flip(2), atol=1e-4)
+
+
+def test_text_prototypes_have_an_opinion_too(clip, drawn):
+    bench = Bench(clip, scenes.class_set(), drawn[0][:2])
+    made = committee.opinion(bench, preset("scenes").with_values({"prototypes.kind": "text"}))
+    assert len(made) == 2 and all(len(np.unique(mask)) > 1 for mask in made)
+
+
+def test_patches_are_not_matched_without_background_words(clip, drawn, monkeypatch):
+    """They would all be a tag's."""
+    monkeypatch.setattr(committee, "_patches", None)
+    bench = Bench(clip, scenes.class_set(), drawn[0][:2])
+    made = committee.opinion(bench, preset("scenes").with_values({"prompts.background_words": False}))
+    assert len(made) == 2 and all(len(np.unique(mask)) > 1 for mask in made)
+
+
+def test_the_mean_agreement_is_the_miou_of_all_images():
+    rng = np.random.default_rng(0)
+    first, second = (list(rng.integers(0, 4, (9, 8, 8)).astype(np.uint8)) for _ in range(2))
+    found = committee.agreement(first, second, 6)
+    assert found.shape == (9,) and np.isclose(found.mean(), miou_of(first, second))
+    assert np.allclose(committee.agreement(first, first, 6), 1)
+
+
+def test_the_spread_of_the_agreement_is_that_of_leaving_images_out():
+    rng = np.random.default_rng(1)
+    first, second = (list(rng.integers(0, 3, (60, 8, 8)).astype(np.uint8)) for _ in range(2))
+    found = committee.agreement(first, second, 3)
+    left = [
+        miou_of(first[:place] + first[place + 1 :], second[:place] + second[place + 1 :]) for place in range(len(first))
+    ]
+    jackknife = np.sqrt((len(left) - 1) * np.var(left))
+    assert np.isclose(found.std(ddof=1) / np.sqrt(len(left)), jackknife, rtol=0.05)
+
+
+def miou_of(first, second) -> float:
+    confusion = Confusion(6)
+    for one, other in zip(first, second, strict=True):
+        confusion.update(one, other)
+    return confusion.miou()

@@ -1,0 +1,113 @@
+"""Two runs beside each other: numbers, differences, images, and a page with nothing outside itself."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+from vpl.cli import main
+from vpl.config import preset
+from vpl.edges.images import read_mask, write_mask
+from vpl.errors import RunError
+from vpl.pages import compare
+from vpl.runs.stages import Run
+from vpl.scenes import scenes
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    return scenes.write_tree(folder, {"train": 4}, seed=8, style="demo", size=40)
+
+
+def config_of(tree, **values):
+    paths = {"images": tree / "images" / "train", "tags": tree / "train.csv", "masks": tree / "masks" / "train"}
+    return preset("scenes").with_values({f"data.{key}": str(path) for key, path in paths.items()} | values)
+
+
+@pytest.fixture(scope="module")
+def runs(tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    for name, values in (("text", {"prototypes.kind": "text"}), ("vision", {}), ("blind", {"data.masks": ""})):
+        with Run(folder / name, config_of(tree, **{"crf.rounds": 2} | values), device="cpu") as run:
+            run.labels()
+            if name != "blind":
+                run.evaluate()
+    return folder
+
+
+def test_numbers_differences_and_images(runs):
+    data = compare.collect([runs / "text", runs / "vision"])
+    assert data.names == ("text", "vision") and data.compared == "labels" and data.measure == "mIoU"
+    assert [(one.key, one.values) for one in data.differences] == [("prototypes.kind", ("text", "vision"))]
+    lines = {one.name: one.values for one in data.lines}
+    assert lines["vision seeds"][0] is None and lines["vision seeds"][1] is not None
+    assert lines["text seeds"][0] == lines["text seeds"][1]
+    assert data.by_class_of == "train: pseudo-masks" and len(data.by_class) == 17
+    apart = [one.apart for one in data.pictures]
+    assert apart == sorted(apart, reverse=True) and len(apart) == 4
+    assert all(len(one.cells) == 4 for one in data.pictures), "image, truth, two runs"
+
+
+def test_scores_of_an_image_by_hand(runs, tree, tmp_path):
+    """A run whose masks are the truth scores 1 everywhere, one with nothing but background scores little."""
+    folders = []
+    for name in ("right", "empty"):
+        folder = tmp_path / name
+        shutil.copytree(runs / "vision", folder)
+        folders.append(folder)
+        for path in (folder / "labels").iterdir():
+            truth = read_mask(tree / "masks" / "train" / path.name)
+            mask = truth if name == "right" else np.zeros_like(truth)
+            write_mask(path, mask, scenes.class_set().palette())
+    data = compare.collect(folders)
+    assert all(one.scores[0] == 1 and one.scores[1] <= 0.5 for one in data.pictures)
+
+
+def test_without_truth_runs_are_compared_with_each_other(runs, tree):
+    data = compare.collect([runs / "blind", runs / "vision"])
+    assert data.measure == "agreement with the first run"
+    assert all(one.apart == 0 for one in data.pictures), "the same masks: truth has changed nothing"
+    assert "There is no truth" in compare.render(data)
+
+
+def test_the_page_is_whole_and_alone(runs, tmp_path, capsys):
+    target = tmp_path / "page.html"
+    assert main(["compare", str(runs / "text"), str(runs / "vision"), "--out", str(target)]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"train: pseudo-masks +\d+\.\d +\d+\.\d", printed) and "prototypes.kind: text | vision" in printed
+    page = target.read_text()
+    assert page.count("<circle") == 4 and "http:" not in page and "https:" not in page and "<script" not in page
+
+
+def test_names_are_escaped_and_told_apart(runs, tmp_path):
+    folder = tmp_path / "<b>x"
+    shutil.copytree(runs / "vision", folder)
+    page = compare.render(compare.collect([folder, runs / "vision"]))
+    assert "&lt;b&gt;x" in page and "<b>x" not in page
+    twin = tmp_path / "vision"
+    shutil.copytree(runs / "vision", twin)
+    assert len(set(compare.collect([twin, runs / "vision"]).names)) == 2
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda runs, folder: [runs / "vision"], "one run was named"),
+        (lambda runs, folder: [runs / "vision", folder], "is no run folder"),
+    ],
+)
+def test_one_clear_sentence(runs, tmp_path, change, words):
+    with pytest.raises(RunError, match=words):
+        compare.collect(change(runs, tmp_path))
+
+
+def test_runs_without_a_common_image_are_refused(runs, tmp_path):
+    shutil.copytree(runs / "vision", tmp_path / "other")
+    for path in (tmp_path / "other" / "labels").iterdir():
+        path.rename(path.with_name(f"x{path.name}"))
+    with pytest.raises(RunError, match="no image in common"):
+        compare.collect([runs / "vision", tmp_path / "other"])
