@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 
-from vpl.scenes import scenes
+from vpl.scenes.draw import draw
+from vpl.scenes.styles import PRETRAIN_STYLES
 
 COUNT = 300
 
@@ -15,8 +16,8 @@ def main() -> None:
         for pass_ in range(2):
             start = time.perf_counter()
             for index in range(COUNT):
-                style = scenes.PRETRAIN_STYLES[index % len(scenes.PRETRAIN_STYLES)]
-                scenes.draw(pass_, index, style, size, with_mask=False)
+                style = PRETRAIN_STYLES[index % len(PRETRAIN_STYLES)]
+                draw(pass_, index, style, size, with_mask=False)
             seconds = time.perf_counter() - start
         print(f"scenes/s at {size} px: {COUNT / seconds:.0f}")
 

@@ -25,7 +25,7 @@ from vpl.edges.images import write_text_atomic
 from vpl.judge import ablate, committee, tune
 from vpl.judge.bench import Bench
 from vpl.method.metrics import Confusion
-from vpl.scenes import scenes
+from vpl.scenes.styles import STYLES
 
 EVIDENCE = Path(__file__).parent / "evidence"
 RANKED = {
@@ -56,7 +56,7 @@ def miou(bench: Bench, material: ablate.ImageSet, config: Config) -> float:
 
 def opened(clip: FrozenClip, style: str, number: int, count: int, side: int) -> tuple[Bench, ablate.ImageSet]:
     base, _, _ = style.partition(",")
-    scenes.STYLES[style] = dataclasses.replace(scenes.STYLES[base], name=style, **(RANKED | OTHERS)[style])
+    STYLES[style] = dataclasses.replace(STYLES[base], name=style, **(RANKED | OTHERS)[style])
     material = ablate.Scenes(style, count, side).load(number)
     return Bench(clip, material.classes, material.views), material
 

@@ -132,11 +132,11 @@ def warm(tmp_path_factory):
 def small_tree(tmp_path_factory):
     """Five scenes, one of them of another shape, and two held-out ones."""
     from vpl.edges import images
-    from vpl.scenes import scenes
+    from vpl.scenes.tree import write_tree
     from warm import SIDE
 
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_tree(folder, {"train": 5, "val": 2}, seed=5, style="demo", size=SIDE)
+    write_tree(folder, {"train": 5, "val": 2}, seed=5, style="demo", size=SIDE)
     path = sorted((folder / "images" / "train").iterdir())[2]
     mask = folder / "masks" / "train" / f"{path.stem}.png"
     images.write_image(path, images.read_image(path)[:24])

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from vpl.cli import main
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_tree(folder, {"train": 4, "val": 3}, seed=2, style="demo", size=48)
+    write_tree(folder, {"train": 4, "val": 3}, seed=2, style="demo", size=48)
     return folder
 
 

@@ -56,6 +56,11 @@ _COCO_WORDS = {
     "person": "person with clothes,people,human",
     "tv": "tvmonitor screen",
 }
+SCENE_NAMES = (
+    "boat", "car", "house", "tree", "dog", "cat", "bird", "fish",
+    "butterfly", "flower", "mushroom", "umbrella", "chair", "balloon", "cup", "rocket",
+)  # fmt: skip
+SCENE_GROUNDS = ("grass", "water", "sand", "sky", "wall", "road", "snow", "floor")
 
 
 @dataclass(frozen=True)
@@ -152,6 +157,11 @@ def coco() -> ClassSet:
     """The 80 things of MS COCO with CLIP-ES's background words. [ref]"""
     background = tuple(word for word in BACKGROUND_WORDS if word not in ("keyboard", "sign"))
     return ClassSet(_COCO_NAMES, tuple(_COCO_WORDS.get(name, name) for name in _COCO_NAMES), background)
+
+
+def scenes() -> ClassSet:
+    """The 16 classes of the drawn scenes, with their grounds as background words."""
+    return ClassSet(SCENE_NAMES, background=SCENE_GROUNDS)
 
 
 def voc_palette() -> list[tuple[int, int, int]]:

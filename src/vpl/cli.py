@@ -412,11 +412,9 @@ def _ablate(given: argparse.Namespace) -> int:
 
 
 def _scenes(given: argparse.Namespace) -> int:
-    from vpl.scenes import scenes
+    from vpl.scenes.tree import write_tree
 
     counts = {"train": given.train, "val": given.val}
-    made = scenes.write_tree(
-        given.out, counts, seed=given.seed, style=given.style, size=given.size, layout=given.layout
-    )
+    made = write_tree(given.out, counts, seed=given.seed, style=given.style, size=given.size, layout=given.layout)
     print(f"{given.train} + {given.val} scenes in {made}")
     return 0

@@ -18,7 +18,7 @@ from vpl.edges import images, sheet
 from vpl.judge import checkup
 from vpl.pages import report
 from vpl.runs.stages import Progress, Run, silent
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 SEEDS = (0, 1, 2)
 TRAIN_IMAGES = 120
@@ -74,7 +74,7 @@ class Demo:
 
 
 def config_for(data: Path) -> Config:
-    """The configuration of one demo set, written by `scenes.write_tree`."""
+    """The configuration of one demo set, written by `write_tree`."""
     places = {
         f"{section}.{key}": str(data / path)
         for section, split in (("data", "train"), ("validation", "val"))
@@ -101,7 +101,7 @@ def demo(
         data = folder / f"scenes-{seed}"
         if not data.exists():
             counts = {"train": TRAIN_IMAGES, "val": HELD_OUT_IMAGES}
-            scenes.write_tree(data, counts, seed=seed, style=STYLE, size=SIDE, layout="folder")
+            write_tree(data, counts, seed=seed, style=STYLE, size=SIDE, layout="folder")
         run = Run(
             folder / f"run-{seed}", config_for(data), device=device, image_workers=image_workers, progress=progress
         )

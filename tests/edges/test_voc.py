@@ -8,7 +8,7 @@ import shlex
 from pathlib import Path
 
 from vpl.cli import main
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "voc.md").read_text(encoding="utf-8")
 
@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parent.parent.parent / "docs" / "voc.md").read_text(encod
 def test_voc_in_one_command(tmp_path, monkeypatch, capsys):
     tree = tmp_path / "VOCdevkit" / "VOC2012"
     tree.parent.mkdir()
-    scenes.write_tree(tree, {"train": 4, "val": 3}, seed=1, style="demo", size=48, layout="voc")
+    write_tree(tree, {"train": 4, "val": 3}, seed=1, style="demo", size=48, layout="voc")
     kept = {"car", "boat", "dog", "cat", "bird", "chair"}
     for path in tree.glob("Annotations/*.xml"):
         text = path.read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from vpl.errors import DataError
 from vpl.judge import ablate
 from vpl.judge.ablate import Ablated, Cell, Claim, Scenes
 from vpl.judge.ablations import ABLATIONS, NETWORK, Ablation, Setting, crossed, sweep
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 TINY = Scenes("demo", count=3, side=40)
 PAIR = sweep("phi", "Which Φ?", "prototypes.phi", (0.3, 0.5), marked="0.3")
@@ -141,7 +141,7 @@ def test_without_matplotlib_the_rest_is_there(done, monkeypatch):
 
 
 def test_own_data_in_parts_that_share_no_image(tmp_path):
-    tree = scenes.write_tree(tmp_path / "tree", {"train": 7}, seed=1, size=40)
+    tree = write_tree(tmp_path / "tree", {"train": 7}, seed=1, size=40)
     paths = {"images": tree / "images" / "train", "tags": tree / "train.csv", "masks": tree / "masks" / "train"}
     config = preset("scenes").with_values({f"data.{key}": str(path) for key, path in paths.items()})
     parts = [ablate.OwnData(config, 2, 3).load(number) for number in (0, 1)]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import preset
 from vpl.edges.images import read_image, read_mask
@@ -15,7 +16,7 @@ from vpl.judge import bench
 from vpl.judge.bench import MASK_STAGES, Bench
 from vpl.method import labels
 from vpl.runs.stages import MAP_ROWS, Run
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 COUNT = 5
 
@@ -23,7 +24,7 @@ COUNT = 5
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    return scenes.write_tree(folder, {"train": COUNT}, seed=3, style="demo", size=48)
+    return write_tree(folder, {"train": COUNT}, seed=3, style="demo", size=48)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def clip():
 
 @pytest.fixture
 def made(clip, config, tree) -> Bench:
-    classes, views = scenes.class_set(), []
+    classes, views = scene_classes(), []
     for line in (tree / "train.csv").read_text().splitlines()[1:]:
         name, tags = line.split(",")
         image = read_image(tree / "images" / "train" / name)

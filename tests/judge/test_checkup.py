@@ -12,13 +12,13 @@ from vpl.edges.images import read_mask, write_mask
 from vpl.judge.checkup import checkup
 from vpl.method import signs
 from vpl.runs.stages import Run
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    return scenes.write_tree(folder, {"train": 4}, seed=8, style="demo", size=48)
+    return write_tree(folder, {"train": 4}, seed=8, style="demo", size=48)
 
 
 def config_of(tree, **values):

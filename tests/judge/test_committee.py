@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from vpl.classes import SCENE_NAMES
+from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import preset
 from vpl.judge import committee
 from vpl.judge.bench import Bench
 from vpl.method import labels
 from vpl.method.metrics import Confusion
-from vpl.scenes import scenes
+from vpl.scenes.draw import draw
 
 SIDE, COUNT = 64, 12
 
@@ -26,9 +28,9 @@ def clip():
 
 @pytest.fixture(scope="module")
 def drawn():
-    classes, views, truths, place = scenes.class_set(), [], [], 0
+    classes, views, truths, place = scene_classes(), [], [], 0
     while len(views) < COUNT:
-        scene = scenes.draw(11, place, "web-flat", SIDE)
+        scene = draw(11, place, "web-flat", SIDE)
         place += 1
         if scene.tags:
             views.append(labels.View(scene.image, tuple(classes.index(tag) for tag in scene.tags), (SIDE, SIDE)))
@@ -38,7 +40,7 @@ def drawn():
 
 @pytest.fixture(scope="module")
 def bench(clip, drawn):
-    return Bench(clip, scenes.class_set(), drawn[0])
+    return Bench(clip, scene_classes(), drawn[0])
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def opinions(bench):
 
 
 def miou(truths, masks) -> float:
-    confusion = Confusion(len(scenes.CLASSES) + 1)
+    confusion = Confusion(len(SCENE_NAMES) + 1)
     for truth, mask in zip(truths, masks, strict=True):
         confusion.update(truth, mask)
     return confusion.miou()
@@ -55,9 +57,7 @@ def miou(truths, masks) -> float:
 
 def test_the_opinion_holds_tags_and_background_alone_at_the_size_of_the_file(clip, drawn):
     views = [dataclasses.replace(view, size=(40, 50)) for view in drawn[0][:2]]
-    for mask, view in zip(
-        committee.opinion(Bench(clip, scenes.class_set(), views), preset("scenes")), views, strict=True
-    ):
+    for mask, view in zip(committee.opinion(Bench(clip, scene_classes(), views), preset("scenes")), views, strict=True):
         assert mask.shape == (40, 50) and mask.dtype == np.uint8
         assert set(np.unique(mask)) <= {0, *(tag + 1 for tag in view.tags)}
 
@@ -68,7 +68,7 @@ def test_the_opinion_is_better_than_the_configured_masks(bench, drawn, opinions)
 
 
 def test_the_opinion_is_the_same_for_every_setting_that_is_tuned(clip, drawn):
-    few = Bench(clip, scenes.class_set(), drawn[0][:3])
+    few = Bench(clip, scene_classes(), drawn[0][:3])
     other = {
         "prototypes.image_temperature": 0.7,
         "prototypes.phi": 0.3,
@@ -89,7 +89,7 @@ def test_votes_of_every_maker_are_shares(bench):
 
 
 def test_a_mirrored_image_gets_the_mirrored_opinion(clip, drawn):
-    bench = Bench(clip, scenes.class_set(), drawn[0][:4])
+    bench = Bench(clip, scene_classes(), drawn[0][:4])
     config = committee.settled(bench, preset("scenes"))
     vision = bench.knowledge(config)
     twin = bench.mirrored()
@@ -99,7 +99,7 @@ def test_a_mirrored_image_gets_the_mirrored_opinion(clip, drawn):
 
 
 def test_text_prototypes_have_an_opinion_too(clip, drawn):
-    bench = Bench(clip, scenes.class_set(), drawn[0][:2])
+    bench = Bench(clip, scene_classes(), drawn[0][:2])
     made = committee.opinion(bench, preset("scenes").with_values({"prototypes.kind": "text"}))
     assert len(made) == 2 and all(len(np.unique(mask)) > 1 for mask in made)
 
@@ -107,7 +107,7 @@ def test_text_prototypes_have_an_opinion_too(clip, drawn):
 def test_patches_are_not_matched_without_background_words(clip, drawn, monkeypatch):
     """They would all be a tag's."""
     monkeypatch.setattr(committee, "_patches", None)
-    bench = Bench(clip, scenes.class_set(), drawn[0][:2])
+    bench = Bench(clip, scene_classes(), drawn[0][:2])
     made = committee.opinion(bench, preset("scenes").with_values({"prompts.background_words": False}))
     assert len(made) == 2 and all(len(np.unique(mask)) > 1 for mask in made)
 

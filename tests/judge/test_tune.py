@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from vpl.classes import scenes as scene_classes
 from vpl.cli import main
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
@@ -17,7 +18,8 @@ from vpl.judge import tune
 from vpl.judge.bench import Bench
 from vpl.method import labels
 from vpl.runs.stages import Run
-from vpl.scenes import scenes
+from vpl.scenes.draw import draw
+from vpl.scenes.tree import write_tree
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +29,9 @@ def clip():
 
 @pytest.fixture(scope="module")
 def bench(clip):
-    classes, views = scenes.class_set(), []
+    classes, views = scene_classes(), []
     for place in range(4):
-        scene = scenes.draw(4, place, "demo", 48, with_mask=False)
+        scene = draw(4, place, "demo", 48, with_mask=False)
         views.append(labels.View(scene.image, tuple(classes.index(tag) for tag in scene.tags), (48, 48)))
     return Bench(clip, classes, views)
 
@@ -37,7 +39,7 @@ def bench(clip):
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    return scenes.write_tree(folder, {"train": 4}, seed=4, style="demo", size=48)
+    return write_tree(folder, {"train": 4}, seed=4, style="demo", size=48)
 
 
 def config_of(tree) -> Config:

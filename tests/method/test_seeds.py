@@ -7,12 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from conftest import SIZES, pixels_of
+from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.edges.images import to_pixels
 from vpl.errors import VplError
 from vpl.method import seeds as seeds_module
 from vpl.method.seeds import scores, seeds
-from vpl.scenes import scenes
+from vpl.scenes.draw import draw
 
 BOTH = pytest.mark.parametrize("size", list(SIZES))
 
@@ -148,12 +149,12 @@ def test_bfloat16_seeds_are_close(size, clip_folders, clips):
 def test_bfloat16_seeds_are_those_of_float32_on_pocket():
     """IoU of seeds above 0.4 on drawn scenes with their own words, as issue 2 asks."""
     exact, half = (FrozenClip.load("pocket", device="cpu", precision=p) for p in ("float32", "bfloat16"))
-    classes = scenes.class_set()
+    classes = scene_classes()
     words = exact.encode_texts([f"a photo of a {word}." for word in (*classes.words, *classes.background)])
     background = words[len(classes.words) :]
     both = either = 0
     for index in range(24):
-        scene = scenes.draw(3, index)
+        scene = draw(3, index)
         tags = [classes.names.index(tag) for tag in scene.tags]
         pixels = to_pixels(scene.image, exact.patch, exact.mean, exact.std)[None]
         prototypes = [torch.cat([words[tags], background])]

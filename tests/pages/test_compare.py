@@ -8,19 +8,20 @@ import shutil
 import numpy as np
 import pytest
 
+from vpl.classes import scenes as scene_classes
 from vpl.cli import main
 from vpl.config import preset
 from vpl.edges.images import read_mask, write_mask
 from vpl.errors import RunError
 from vpl.pages import compare
 from vpl.runs.stages import Run
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    return scenes.write_tree(folder, {"train": 4}, seed=8, style="demo", size=40)
+    return write_tree(folder, {"train": 4}, seed=8, style="demo", size=40)
 
 
 def config_of(tree, **values):
@@ -62,7 +63,7 @@ def test_scores_of_an_image_by_hand(runs, tree, tmp_path):
         for path in (folder / "labels").iterdir():
             truth = read_mask(tree / "masks" / "train" / path.name)
             mask = truth if name == "right" else np.zeros_like(truth)
-            write_mask(path, mask, scenes.class_set().palette())
+            write_mask(path, mask, scene_classes().palette())
     data = compare.collect(folders)
     assert all(one.scores[0] == 1 and one.scores[1] <= 0.5 for one in data.pictures)
 

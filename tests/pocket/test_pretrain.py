@@ -13,9 +13,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from vpl.classes import SCENE_GROUNDS, SCENE_NAMES
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.pocket import captions, card, contrast, learner, pretrain, recipe, zeroshot
-from vpl.scenes import scenes
+from vpl.scenes import draw as scene_module
+from vpl.scenes.draw import draw
+from vpl.scenes.styles import STYLES
 
 TINY = recipe.Recipe(
     steps=6, batch=8, size=32, drawn_size=32, grids=(4, 5), mosaic_grids=(6, 8), width=16, blocks=2, heads=2,
@@ -48,7 +51,7 @@ def source():
 
 @pytest.fixture(scope="module")
 def tokenizer(source):
-    words = [*scenes.CLASSES, *scenes.GROUNDS]
+    words = [*SCENE_NAMES, *SCENE_GROUNDS]
     return recipe.train_tokenizer([*source.chunk(0).captions, *words], TINY.vocabulary, TINY.context)
 
 
@@ -247,7 +250,7 @@ def test_average_precision_agrees_with_its_definition():
 
 def test_zero_shot_of_random_weights_is_near_chance(source, tokenizer):
     figures = zeroshot.zero_shot(recipe.build(TINY, tokenizer, "eager").eval(), tokenizer, source.held_out(12), 32)
-    assert figures.images == 12 and set(figures.ap) <= {*scenes.CLASSES, *scenes.GROUNDS}
+    assert figures.images == 12 and set(figures.ap) <= {*SCENE_NAMES, *SCENE_GROUNDS}
     assert set(figures.ap) == set(figures.class_token_ap) and all(0 < one <= 1 for one in figures.ap.values())
     assert 0 <= figures.retrieval <= 0.5 and 0 <= figures.gap <= 2
 
@@ -259,9 +262,9 @@ def test_training_runs_with_masks_not_generated_at_all(monkeypatch, tmp_path):
     def no_mask(*_):
         raise AssertionError("a mask was made")
 
-    monkeypatch.setattr(scenes, "_compose_mask", no_mask)
+    monkeypatch.setattr(scene_module, "_compose_mask", no_mask)
     with pytest.raises(AssertionError, match="a mask was made"):
-        scenes.draw(0, 0, "demo", 32)
+        draw(0, 0, "demo", 32)
     monkeypatch.setattr(card, "write", lambda *_: "")
     args = [str(tmp_path), *OPTIONS, "--workers", "0", "--every", "3", "--measured", "6", "--steps", "3"]
     assert pretrain.main(args) == 0
@@ -349,7 +352,7 @@ def test_a_finished_training_is_not_trained_again_and_its_card_can_be_renewed(ow
 def test_the_card_of_scenes_has_seeds_and_a_picture(tmp_path, tokenizer, monkeypatch):
     recipe.export(recipe.build(TINY, tokenizer, "eager"), tokenizer, tmp_path)
     monkeypatch.setattr(card, "SIZES", (32,))
-    monkeypatch.setattr(scenes, "STYLES", {"demo": scenes.STYLES["demo"], "web-photo": scenes.STYLES["web-photo"]})
+    monkeypatch.setattr(card, "STYLES", {"demo": STYLES["demo"], "web-photo": STYLES["web-photo"]})
     log = {"step": 4, "loss": 9.0, "temperature": 0.07, "tag_map": 0.2, "class_token_map": 0.2, "retrieval": 0.1}
     training = card.Training(
         "scenes, small", "the command", "here", "cpu", "float32", 1, 60.0, 4, 0, 9, 8, "Said by its maker.",

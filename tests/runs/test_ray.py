@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from vpl.classes import scenes as scene_classes
 from vpl.cli import main
 from vpl.config import preset
 from vpl.edges import storage
@@ -25,7 +26,7 @@ from vpl.method import labels
 from vpl.runs import ray as scaleout
 from vpl.runs.folder import versions
 from vpl.runs.stages import Run, cut
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 IMAGES = 30
 CORRUPT, HEADLESS = 7, 12
@@ -36,7 +37,7 @@ CORRUPT, HEADLESS = 7, 12
 def tree(tmp_path_factory) -> Path:
     """Thirty scenes, two of them damaged."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_tree(folder, {"train": IMAGES}, seed=5, style="demo", size=64)
+    write_tree(folder, {"train": IMAGES}, seed=5, style="demo", size=64)
     files = sorted((folder / "images" / "train").iterdir())
     whole = files[CORRUPT].read_bytes()
     files[CORRUPT].write_bytes(whole[: len(whole) // 2])
@@ -177,7 +178,7 @@ def test_stores_and_prototypes_of_others_are_refused(tree, learned, fresh):
     with Run(fresh, config_of(tree, **{"crf.rounds": 3})) as run, pytest.raises(RunError, match="another run"):
         scaleout._folders(run, store)
     classes = tree / "classes.toml"
-    classes.write_text("".join(f'[[class]]\nname = "{name}"\n' for name in reversed(scenes.class_set().names)))
+    classes.write_text("".join(f'[[class]]\nname = "{name}"\n' for name in reversed(scene_classes().names)))
     small = fresh.parent / "small"
     small.mkdir()
     for name in ("config.toml", "prototypes.safetensors"):

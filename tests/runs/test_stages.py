@@ -24,7 +24,7 @@ from vpl.edges.images import read_mask
 from vpl.errors import ConfigError, RunError
 from vpl.method import crf, labels
 from vpl.runs.stages import AHEAD, MAP_ROWS, Run, dataset_of
-from vpl.scenes import scenes
+from vpl.scenes.tree import write_tree
 
 IMAGES = 10
 
@@ -33,7 +33,7 @@ IMAGES = 10
 def tree(tmp_path_factory) -> Path:
     """A folder of ten scenes, two of them cut to another shape."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    scenes.write_tree(folder, {"train": IMAGES}, seed=5, style="demo", size=64)
+    write_tree(folder, {"train": IMAGES}, seed=5, style="demo", size=64)
     for path in sorted((folder / "images" / "train").iterdir())[3:5]:
         mask = folder / "masks" / "train" / f"{path.stem}.png"
         for one in (path, mask):

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vpl.classes import ClassSet
+from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
 from vpl.edges import images
@@ -40,7 +41,8 @@ from vpl.network import predict, train
 from vpl.pages import plots
 from vpl.runs.folder import read_json, scores_of, write_json
 from vpl.runs.stages import Progress, Run, dataset_of, silent, split_of
-from vpl.scenes import scenes
+from vpl.scenes.draw import draw as draw_scene
+from vpl.scenes.tree import write_tree
 
 SETS, IMAGES, SIDE, STYLE = 3, 60, 96, "demo"
 SMALLEST = 0.05
@@ -115,9 +117,9 @@ class Scenes:
 
     def load(self, number: int) -> ImageSet:
         """Draw the set."""
-        classes, views, truths, place = scenes.class_set(), [], [], 0
+        classes, views, truths, place = scene_classes(), [], [], 0
         while len(views) < self.count:
-            scene = scenes.draw(FIRST_SEED + number, place, self.style, self.side)
+            scene = draw_scene(FIRST_SEED + number, place, self.style, self.side)
             place += 1
             if scene.tags:
                 tags = tuple(classes.index(tag) for tag in scene.tags)
@@ -127,7 +129,7 @@ class Scenes:
 
     def tree(self, number: int, folder: Path) -> None:
         """The set as files, with as many held-out scenes."""
-        scenes.write_tree(
+        write_tree(
             folder, {"train": self.count, "val": self.count}, seed=FIRST_SEED + number, style=self.style, size=self.side
         )
 

@@ -15,8 +15,12 @@ import numpy as np
 from jaxtyping import UInt8
 from numpy import ndarray
 
+from vpl.classes import SCENE_GROUNDS, SCENE_NAMES
 from vpl.edges.images import read_image
 from vpl.errors import DataError
+from vpl.scenes.draw import draw
+from vpl.scenes.styles import PRETRAIN_STYLES
+from vpl.scenes.words import vocabulary
 
 HELD_OUT_INDEX = 1_000_000_000
 """First index of the held-out scenes; training never gets so far."""
@@ -58,24 +62,16 @@ class SceneSource:
 
     def corpus(self) -> list[str]:
         """Texts for the tokenizer: the first chunk's captions and every word that a caption may hold."""
-        from vpl.scenes import scenes
-
-        words = [*scenes.CLASSES, *scenes.GROUNDS, *scenes.vocabulary(), "tags"]
+        words = [*SCENE_NAMES, *SCENE_GROUNDS, *vocabulary(), "tags"]
         return [*self.chunk(0).captions, *(prompt.format(word) for prompt in PROMPTS for word in words)]
 
     def name(self) -> str:
-        from vpl.scenes import scenes
-
-        styles = ", ".join(scenes.PRETRAIN_STYLES)
-        return f"scenes of the styles {styles}, drawn afresh, {self.size} px, seed {self.seed}"
+        return f"scenes of the styles {', '.join(PRETRAIN_STYLES)}, drawn afresh, {self.size} px, seed {self.seed}"
 
     def _draw(self, first: int, count: int) -> Chunk:
-        from vpl.scenes import scenes
-
-        styles = scenes.PRETRAIN_STYLES
+        styles = PRETRAIN_STYLES
         drawn = [
-            scenes.draw(self.seed, i, styles[i % len(styles)], self.size, with_mask=False)
-            for i in range(first, first + count)
+            draw(self.seed, i, styles[i % len(styles)], self.size, with_mask=False) for i in range(first, first + count)
         ]
         return Chunk(
             np.stack([scene.image for scene in drawn]),

@@ -20,6 +20,8 @@ from jaxtyping import UInt8
 from numpy import ndarray
 from PIL import Image
 
+from vpl.classes import SCENE_GROUNDS
+from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.edges import images, sheet
@@ -29,7 +31,8 @@ from vpl.method.metrics import Confusion
 from vpl.method.prototypes import text_prototypes
 from vpl.pocket.captions import Chunk
 from vpl.pocket.zeroshot import ZeroShot, mean_of, zero_shot
-from vpl.scenes import scenes
+from vpl.scenes.draw import draw
+from vpl.scenes.styles import PRETRAIN_STYLES, STYLES
 
 TRAINING = "training.json"
 MAPS = "maps.png"
@@ -79,12 +82,11 @@ def write(folder: Path, held: Chunk | None, count: int = 384) -> str:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     side = model.config.vision_config.image_size
     if held is None:
-        drawn = {style: _drawn(style, count, side) for style in scenes.STYLES}
+        drawn = {style: _drawn(style, count, side) for style in STYLES}
         sets = {style: zero_shot(model, tokenizer, chunk, side) for style, chunk in drawn.items()}
         clip = FrozenClip.load(folder, device="cpu")
         sizes = {
-            style: text_seed_miou(clip, style, max(1, count // 4), SIZES)
-            for style in (scenes.PRETRAIN_STYLES[1], "demo")
+            style: text_seed_miou(clip, style, max(1, count // 4), SIZES) for style in (PRETRAIN_STYLES[1], "demo")
         }
         images.write_image(folder / MAPS, maps_picture(clip))
     else:
@@ -96,19 +98,19 @@ def write(folder: Path, held: Chunk | None, count: int = 384) -> str:
 
 
 def _drawn(style: str, count: int, side: int) -> Chunk:
-    drawn = [scenes.draw(SEED, i, style, side, with_mask=False) for i in range(count)]
+    drawn = [draw(SEED, i, style, side, with_mask=False) for i in range(count)]
     words = tuple((*scene.tags, scene.ground) for scene in drawn)
     return Chunk(np.stack([scene.image for scene in drawn]), tuple(scene.caption for scene in drawn), words)
 
 
 def text_seed_miou(clip: FrozenClip, style: str, count: int, sizes: Sequence[int]) -> dict[int, float]:
     """Image size -> mIoU of text seeds on scenes with tags, background score 1 - max seed (METHOD.md 1 and 4)."""
-    config, classes = Config(), scenes.class_set()
+    config, classes = Config(), scene_classes()
     table, found = text_prototypes(clip, classes, config.prompts).all, {}
     for size in sizes:
         confusion = Confusion(len(classes.names) + 1)
         for index in range(count):
-            scene = scenes.draw(SEED, index, style, size)
+            scene = draw(SEED, index, style, size)
             if not scene.tags:
                 continue
             view = labels.View(scene.image, tuple(classes.names.index(tag) for tag in scene.tags), (size, size))
@@ -121,12 +123,12 @@ def text_seed_miou(clip: FrozenClip, style: str, count: int, sizes: Sequence[int
 
 def maps_picture(clip: FrozenClip, size: int = 128, rows: int = 8) -> UInt8[ndarray, "H W 3"]:
     """How patches of the last block meet texts: scene, cosines with two tags and the ground, the first tag's seed."""
-    config, classes = Config(), scenes.class_set()
+    config, classes = Config(), scene_classes()
     table = text_prototypes(clip, classes, config.prompts).all
     words = [*classes.names, *classes.background]
     cells, captions, index = [], [], 0
     while len(cells) < rows:
-        scene = scenes.draw(SEED + 1, index, "demo", size, with_mask=False)
+        scene = draw(SEED + 1, index, "demo", size, with_mask=False)
         index += 1
         if len(scene.tags) < 2:
             continue
@@ -233,7 +235,7 @@ def card_text(
 
 def _objects(ap: dict[str, float]) -> dict[str, float]:
     """Without the grounds, where there is anything else."""
-    return {word: one for word, one in ap.items() if word not in scenes.GROUNDS} or ap
+    return {word: one for word, one in ap.items() if word not in SCENE_GROUNDS} or ap
 
 
 def _thinned(log: list[dict[str, int | float]], most: int = 16) -> list[dict[str, int | float]]:

@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from vpl.classes import ClassSet
+from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import ClipConfig, Config, DataConfig
 from vpl.edges import images
@@ -55,7 +56,6 @@ from vpl.runs.folder import (
     write_json,
     write_tensors,
 )
-from vpl.scenes import scenes
 
 WINDOW = 32
 """Batches are cut from windows of this many times the batch size, so that memory does not grow with the data set."""
@@ -653,7 +653,7 @@ def dataset_of(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     if data.images == "":
         raise ConfigError(f"{data.name}.images is empty; say where the images are (--images FOLDER).")
     if classes is None and data.classes == "scenes":
-        classes = scenes.class_set()
+        classes = scene_classes()
     return open_dataset(data, classes=classes)
 
 

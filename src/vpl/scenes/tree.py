@@ -1,0 +1,111 @@
+"""Scenes as files of a data set: a folder with a CSV of tags, or VOC's layout."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from PIL import Image
+
+from vpl.classes import SCENE_NAMES, scenes
+from vpl.errors import DataError
+from vpl.scenes.draw import Scene, check, draw
+
+
+def write_tree(
+    folder: str | Path, count: int | dict[str, int], *, seed: int = 0, style: str = "demo", size: int = 96,
+    layout: str = "folder",
+) -> Path:  # fmt: skip
+    """Write scenes that have tags, as files of a data set, and return the folder.
+
+    count: scenes of each split, such as {"train": 80, "val": 20}; a number is split 4 to 1 into these two.
+    layout "folder": images/SPLIT/*.png, masks/SPLIT/*.png, SPLIT.csv (file_name,tags; `;` between tags), classes.toml.
+    layout "voc": JPEGImages/*.jpg, Annotations/*.xml, SegmentationClass/*.png, ImageSets/Segmentation/SPLIT.txt,
+    classes.toml.
+    Scenes are drawn in order from index 0, those without tags left out, so that no scene is in two splits. The
+    folder appears when it is complete.
+
+    Raises:
+        DataError: the folder exists and is not empty; an unknown layout or style, a wrong size, a count below 1.
+    """
+    folder = Path(folder)
+    if layout not in ("folder", "voc"):
+        raise DataError(f"Unknown layout {layout!r} of a scene tree. Known layouts: folder, voc. Choose one of them.")
+    check(style, size)
+    splits = {"train": count - count // 5, "val": count // 5} if isinstance(count, int) else dict(count)
+    if not splits or min(splits.values()) < 0 or sum(splits.values()) < 1:
+        raise DataError(f"A scene tree of {count!r} scenes was asked for; give a number of 1 or more for each split.")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder} exists already and is not empty. Choose a new folder, or remove it first.")
+    partial = folder.with_name(folder.name + ".partial")
+    if partial.exists():
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    classes = scenes()
+    (partial / "classes.toml").write_text(classes.to_toml(), encoding="utf-8")
+    palette = [channel for colour in classes.palette() for channel in colour]
+    index = 0
+    for split, wanted in splits.items():
+        rows = []
+        while len(rows) < wanted:
+            scene = draw(seed, index, style, size)
+            stem = f"{style}_{index:06d}"
+            index += 1
+            if scene.tags:
+                _write_scene(partial, layout, split, stem, scene, palette)
+                rows.append((stem, scene.tags))
+        _write_split(partial, layout, split, rows)
+    if folder.exists():
+        folder.rmdir()
+    partial.rename(folder)
+    return folder
+
+
+def _write_scene(root: Path, layout: str, split: str, stem: str, scene: Scene, palette: list[int]) -> None:
+    mask = Image.fromarray(scene.mask)
+    mask.putpalette(palette)
+    if layout == "folder":
+        image_file, mask_file = root / "images" / split / f"{stem}.png", root / "masks" / split / f"{stem}.png"
+    else:
+        image_file, mask_file = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png"
+    for file in (image_file, mask_file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(scene.image).save(image_file, **({"quality": 95} if layout == "voc" else {}))
+    mask.save(mask_file)
+    if layout == "voc":
+        annotation = root / "Annotations" / f"{stem}.xml"
+        annotation.parent.mkdir(exist_ok=True)
+        annotation.write_text(_annotation(stem, scene), encoding="utf-8")
+
+
+def _annotation(stem: str, scene: Scene) -> str:
+    """VOC's XML: the size, and a box around the visible pixels of each class (1-based, inclusive)."""
+    height, width = scene.mask.shape
+    lines = [
+        "<annotation>",
+        f"  <filename>{escape(stem)}.jpg</filename>",
+        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "  <segmented>1</segmented>",
+    ]
+    for name in scene.tags:
+        rows, columns = np.nonzero(scene.mask == SCENE_NAMES.index(name) + 1)
+        box = {"xmin": columns.min() + 1, "ymin": rows.min() + 1, "xmax": columns.max() + 1, "ymax": rows.max() + 1}
+        corners = "".join(f"<{key}>{value}</{key}>" for key, value in box.items())
+        lines.append(f"  <object><name>{name}</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>")
+    return "\n".join([*lines, "</annotation>", ""])
+
+
+def _write_split(root: Path, layout: str, split: str, rows: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    if layout == "folder":
+        with (root / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("file_name", "tags"))
+            writer.writerows((f"{stem}.png", ";".join(tags)) for stem, tags in rows)
+    else:
+        listing = root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        listing.parent.mkdir(parents=True, exist_ok=True)
+        listing.write_text("".join(f"{stem}\n" for stem, _ in rows), encoding="utf-8")
