@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl.edges.images import write_text_atomic
+from vpl.edges.storage import write_text_atomic
 from vpl.judge.ablate import Ablated
 from vpl.judge.ablations import ROW_NAMES
 from vpl.judge.tune import CHOSEN

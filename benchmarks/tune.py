@@ -21,7 +21,7 @@ from scipy import stats
 
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
-from vpl.edges.images import write_text_atomic
+from vpl.edges.storage import write_text_atomic
 from vpl.judge import ablate, committee, tune
 from vpl.judge.bench import Bench
 from vpl.method.metrics import Confusion

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vpl.config import Config
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.edges.datasets import open_dataset
 from vpl.errors import RunError
 from vpl.runs.folder import RunFolder
@@ -156,7 +156,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path, monkeypat
 
     monkeypatch.setattr(Path, call, fail)
     with pytest.raises(RunError, match=r"a\.txt can't be written \(.+\); check the folder"):
-        images.write_text_atomic(tmp_path / "a.txt", "new")
+        storage.write_text_atomic(tmp_path / "a.txt", "new")
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"] and (tmp_path / "a.txt").read_text() == "old"
 

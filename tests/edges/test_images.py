@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from vpl.classes import voc_palette
 from vpl.edges import images
-from vpl.errors import DataError, RunError
+from vpl.errors import DataError
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 GOLDEN = Path(os.environ.get("VPL_GOLDEN", Path(__file__).parent.parent / "golden"))
@@ -318,51 +318,6 @@ def test_wrong_palettes_are_not_written(tmp_path):
 def test_images_are_written(tmp_path):
     images.write_image(tmp_path / "a.png", photograph())
     assert np.array_equal(images.read_image(tmp_path / "a.png"), photograph())
-
-
-# Atomic writing
-
-
-def test_atomic_writing_replaces_and_leaves_nothing_else(tmp_path):
-    images.write_text_atomic(tmp_path / "a.txt", "old\n")
-    images.write_text_atomic(tmp_path / "a.txt", "grün\r\n")
-    assert (tmp_path / "a.txt").read_bytes() == "grün\r\n".encode()
-    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
-
-
-def test_a_name_of_255_bytes_can_be_written(tmp_path):
-    images.write_bytes_atomic(tmp_path / ("é" * 127 + "a"), b"x")
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_new_files_have_the_usual_permissions(tmp_path):
-    images.write_bytes_atomic(tmp_path / "a", b"x")
-    (tmp_path / "b").write_bytes(b"x")
-    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
-
-
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failure_keeps_the_old_file_and_removes_the_partial(tmp_path, monkeypatch, error):
-    images.write_bytes_atomic(tmp_path / "a", b"old")
-
-    def fail(self, target):
-        assert self.name.endswith(images.PARTIAL)
-        raise error
-
-    monkeypatch.setattr(Path, "replace", fail)
-    with pytest.raises(RunError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
-        images.write_bytes_atomic(tmp_path / "a", b"new")
-    assert [one.name for one in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
-    if isinstance(error, OSError):
-        assert "can't be written (No space left on device); check the folder" in str(raised.value)
-
-
-def test_writing_where_nothing_can_be_written(tmp_path):
-    (tmp_path / "folder").mkdir()
-    for path in (tmp_path / "missing" / "a", tmp_path / "folder"):
-        with pytest.raises(RunError, match="can't be written"):
-            images.write_bytes_atomic(path, b"x")
-    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
 
 
 # What can't be read

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import stat
 import uuid
 from pathlib import Path
 
@@ -39,8 +41,8 @@ def test_a_url_is_told_from_a_path(tmp_path):
 def test_what_is_written_is_read_and_nothing_else_is_left(root, tmp_path):
     root = root.format(tmp_path / "out")
     storage.make_folder(root)
-    images.write_bytes_atomic(f"{root}/a b#é.bin", b"one")
-    images.write_bytes_atomic(f"{root}/a b#é.bin", b"two")
+    storage.write_bytes_atomic(f"{root}/a b#é.bin", b"one")
+    storage.write_bytes_atomic(f"{root}/a b#é.bin", b"two")
     assert storage.read(f"{root}/a b#é.bin", 10) == b"two"
     assert storage.exists(f"{root}/a b#é.bin") and not storage.exists(f"{root}/b")
     if not root.startswith("memory"):
@@ -59,7 +61,7 @@ def test_a_store_of_files_never_shows_half_a_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(LocalFileSystem, "pipe_file", interrupted)
     with pytest.raises(RunError, match=r"local://.*/mask\.png can't be written \(No space left on device\)"):
-        images.write_bytes_atomic(f"local://{tmp_path}/mask.png", b"many")
+        storage.write_bytes_atomic(f"local://{tmp_path}/mask.png", b"many")
     assert len(seen) == 1 and not seen[0].endswith("mask.png") and not list(tmp_path.iterdir())
 
 
@@ -111,3 +113,106 @@ def test_a_list_of_images_behind_a_url(store, tmp_path):
     assert len(found.problems) == 2
     with pytest.raises(DataError, match="format is class-folders, which lists folders"):
         open_dataset(DataConfig(images=store, format="class-folders"))
+
+
+# Atomic writing
+
+
+def test_atomic_writing_replaces_and_leaves_nothing_else(tmp_path):
+    storage.write_text_atomic(tmp_path / "a.txt", "old\n")
+    storage.write_text_atomic(tmp_path / "a.txt", "grün\r\n")
+    assert (tmp_path / "a.txt").read_bytes() == "grün\r\n".encode()
+    assert [one.name for one in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path):
+    storage.write_bytes_atomic(tmp_path / ("é" * 127 + "a"), b"x")
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_new_files_have_the_usual_permissions(tmp_path):
+    storage.write_bytes_atomic(tmp_path / "a", b"x")
+    (tmp_path / "b").write_bytes(b"x")
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_keeps_the_old_file_and_removes_the_partial(tmp_path, monkeypatch, error):
+    storage.write_bytes_atomic(tmp_path / "a", b"old")
+
+    def fail(self, target):
+        assert self.name.endswith(storage.PARTIAL)
+        raise error
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(RunError if isinstance(error, OSError) else KeyboardInterrupt) as raised:
+        storage.write_bytes_atomic(tmp_path / "a", b"new")
+    assert [one.name for one in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"old"
+    if isinstance(error, OSError):
+        assert "can't be written (No space left on device); check the folder" in str(raised.value)
+
+
+def test_writing_where_nothing_can_be_written(tmp_path):
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "missing" / "a", tmp_path / "folder"):
+        with pytest.raises(RunError, match="can't be written"):
+            storage.write_bytes_atomic(path, b"x")
+    assert [one.name for one in tmp_path.iterdir()] == ["folder"]
+
+
+def test_bytes_are_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
+    """What a power cut must not empty: the file is synced before its rename, the folder after it."""
+    told = []
+    real = {"fsync": os.fsync, "replace": Path.replace}
+    monkeypatch.setattr(os, "fsync", lambda number: told.append(kind_of(number)) or real["fsync"](number))
+    monkeypatch.setattr(Path, "replace", lambda self, goal: told.append("name") or real["replace"](self, goal))
+    storage.write_bytes_atomic(tmp_path / "a", b"x")
+    assert told == ["file", "name", "folder"]
+
+
+def kind_of(number: int) -> str:
+    return "folder" if stat.S_ISDIR(os.fstat(number).st_mode) else "file"
+
+
+def test_a_file_that_someone_reads_is_replaced_once_it_is_free(tmp_path, monkeypatch):
+    """Windows refuses to rename over an open file; a virus scanner's look takes a moment."""
+    (tmp_path / "a").write_bytes(b"old")
+    real, busy = Path.replace, [5, 32]
+
+    def replace(self, goal):
+        if busy:
+            error = PermissionError(13, "Access is denied")
+            error.winerror = busy.pop()
+            raise error
+        return real(self, goal)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    storage.write_bytes_atomic(tmp_path / "a", b"new")
+    assert [one.name for one in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_file_swept_by_another_process_is_written_again(tmp_path, monkeypatch):
+    real, swept = Path.replace, []
+
+    def replace(self, goal):
+        if not swept:
+            swept.append(self.unlink())
+        return real(self, goal)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    storage.write_bytes_atomic(tmp_path / "a", b"new")
+    assert [one.name for one in tmp_path.iterdir()] == ["a"] and (tmp_path / "a").read_bytes() == b"new"
+
+
+def test_a_folder_that_can_not_be_opened_is_no_reason_not_to_write(tmp_path, monkeypatch):
+    """On Windows a folder can't be opened, so its names can't be synced."""
+    real = os.open
+
+    def refused(path, flags, *more):
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied")
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(os, "open", refused)
+    storage.write_bytes_atomic(tmp_path / "a", b"x")
+    assert (tmp_path / "a").read_bytes() == b"x"

@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import training_case as case
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.network import train
 from vpl.network.head import Card
@@ -228,7 +228,7 @@ def test_resume_gives_the_uninterrupted_numbers(finished, tiny_clip, items, tmp_
         next(stopped)
     stopped.close()
     assert not (tmp_path / "network" / "network.json").exists()
-    (tmp_path / "network" / f".0123{images.PARTIAL}").write_bytes(b"half")
+    (tmp_path / "network" / f".0123{storage.PARTIAL}").write_bytes(b"half")
     rest = list(case.fit(tiny_clip, items, tmp_path))
     first = stopped_after // 2 * 2
     assert case.numbers(rest) == case.numbers(records[first:])
@@ -236,7 +236,7 @@ def test_resume_gives_the_uninterrupted_numbers(finished, tiny_clip, items, tmp_
     rows = list(csv.DictReader((tmp_path / "network" / "curve.csv").open()))
     assert [int(row["step"]) for row in rows] == list(range(6))
     assert not (tmp_path / "network" / "checkpoint.pt").exists()
-    assert not list((tmp_path / "network").glob(f".*{images.PARTIAL}"))
+    assert not list((tmp_path / "network").glob(f".*{storage.PARTIAL}"))
 
 
 def test_a_finished_network_is_left_as_it_is(finished, tiny_clip, items):

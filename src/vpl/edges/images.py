@@ -15,7 +15,6 @@ import functools
 import io
 import math
 import os
-import secrets
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +26,12 @@ from PIL import Image
 from torch import Tensor
 
 from vpl.edges import storage
-from vpl.errors import DataError, RunError
+from vpl.errors import DataError
 
 MOST_PIXELS = 2**28 // 3
 """Larger images are refused by their header, before anything is decoded: a quarter GiB of RGB, Pillow's own bound."""
 MOST_FILE_BYTES = 2**30
 """Larger image files are refused unread."""
-PARTIAL = ".vpl-partial"
-"""Suffix of a file that is being written. One that is found later was left by a killed run and can be deleted."""
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339
@@ -174,7 +171,7 @@ def write_mask(path: str | Path, mask: UInt8[np.ndarray, "H W"], palette: Sequen
     image.putpalette(bytes(colors).ljust(768, b"\0"))
     packed = io.BytesIO()
     image.save(packed, "PNG")
-    write_bytes_atomic(path, packed.getvalue())
+    storage.write_bytes_atomic(path, packed.getvalue())
 
 
 def write_image(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
@@ -185,41 +182,7 @@ def write_image(path: str | Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
     """
     packed = io.BytesIO()
     Image.fromarray(image).save(packed, "PNG")
-    write_bytes_atomic(path, packed.getvalue())
-
-
-def write_bytes_atomic(path: str | Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old one or the whole new one, never a part.
-
-    The bytes go to a new file beside it (its name ends with `PARTIAL`), which then takes the name; on failure it is
-    removed. `path` may be a URL (storage.py).
-
-    Raises:
-        RunError: the folder is missing or read-only, the disk is full.
-    """
-    name = f".{secrets.token_hex(8)}{PARTIAL}"
-    if storage.is_url(path):
-        storage.write(path, data, name)
-        return
-    path = Path(path)
-    partial = path.with_name(name)
-    try:
-        with partial.open("xb") as file:
-            file.write(data)
-        partial.replace(path)
-    except OSError as error:
-        _remove(partial)
-        raise RunError(
-            f"{path} can't be written ({error.strerror}); check the folder, its permissions and the free space."
-        ) from error
-    except BaseException:
-        _remove(partial)
-        raise
-
-
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """`write_bytes_atomic` of UTF-8 text, line ends as given."""
-    write_bytes_atomic(path, text.encode("utf-8"))
+    storage.write_bytes_atomic(path, packed.getvalue())
 
 
 @functools.cache
@@ -260,7 +223,7 @@ def _regular(path: Path | str) -> io.BufferedIOBase:
     """The file, opened so that a pipe in its place can't hang; what is checked is what is read. A URL is read whole."""
     if storage.is_url(path):
         return io.BytesIO(storage.read(path, MOST_FILE_BYTES))
-    number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    number = storage.open_regular(path)
     found = os.fstat(number)
     if stat.S_ISREG(found.st_mode) and found.st_size <= MOST_FILE_BYTES:
         return os.fdopen(number, "rb")
@@ -322,8 +285,3 @@ def _eight_bits(path: Path | str, image: Image.Image) -> UInt8[np.ndarray, "H W"
         finite = np.where(np.isfinite(values[band]), values[band], 0)
         grey[band] = np.rint(np.clip(finite, 0, top) * (255 / top))
     return 255 - grey if image.mode != "F" and tags.get(_PHOTOMETRIC) == 0 else grey
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()

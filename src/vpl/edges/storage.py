@@ -1,4 +1,6 @@
-"""Files behind a URL, such as s3://bucket/photos/a.jpg: read whole, written whole, through fsspec.
+"""Files written whole or not at all, here and behind a URL such as s3://bucket/photos/a.jpg (through fsspec).
+
+A file's bytes are on the disk before its name is (fsync), so that neither a kill nor a power cut leaves half of it.
 
 A place is a local path or a URL. Which URLs there are is fsspec's matter (s3:// needs the package s3fs, gs:// gcsfs);
 so are keys and passwords: they come from the environment, fsspec's configuration files or the machine's own role,
@@ -7,7 +9,11 @@ never from the URL, which run folders record.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import posixpath
+import secrets
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,6 +21,88 @@ from vpl.errors import ConfigError, DataError, RunError
 
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "tos", "memory"})
 """Stores that show a new object whole or not at all. Elsewhere a temporary name is written, then moved."""
+
+PARTIAL = ".vpl-partial"
+"""Suffix of a file that is being written. One that is found later was left by a killed run and can be deleted."""
+_WAITS = (0.05, 0.2, 1.0)
+_IN_USE = (5, 32)
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old one or the whole new one, never a part, even after a power cut.
+
+    The bytes go to a new file beside it (its name ends with `PARTIAL`), which takes the name once they are on the
+    disk; on failure it is removed. `path` may be a URL.
+
+    Raises:
+        RunError: the folder is missing or read-only, the disk is full.
+    """
+    name = f".{secrets.token_hex(8)}{PARTIAL}"
+    if is_url(path):
+        write(str(path), data, name)
+        return
+    path = Path(path)
+    partial = path.with_name(name)
+    try:
+        _take_name(partial, path, data)
+    except OSError as error:
+        _remove(partial)
+        raise RunError(
+            f"{path} can't be written ({error.strerror}); check the folder, its permissions and the free space."
+        ) from error
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _take_name(partial: Path, path: Path, data: bytes) -> None:
+    """Write `partial`, put it on the disk and rename it. Elsewhere than on POSIX a file that someone reads can't be
+    replaced: so wait a little. A process that swept this folder may have taken `partial`: so write it again."""
+    for wait in (*_WAITS, None):
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            partial.replace(path)
+            break
+        except OSError as error:
+            swept, read = isinstance(error, FileNotFoundError), getattr(error, "winerror", None) in _IN_USE
+            if wait is None or not (swept or read):
+                raise
+            _remove(partial)
+            time.sleep(wait)
+    _settle(path.parent)
+
+
+def write_text_atomic(path: str | Path, text: str) -> None:
+    """`write_bytes_atomic` of UTF-8 text, line ends as given."""
+    write_bytes_atomic(path, text.encode("utf-8"))
+
+
+def open_regular(path: str | Path) -> int:
+    """A descriptor for reading that a pipe in the file's place can't hang, as far as the system has the flags for it.
+
+    Raises:
+        OSError: it can't be opened.
+    """
+    flags = [getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")]
+    return os.open(path, sum(flags, os.O_RDONLY))
+
+
+def _settle(folder: Path) -> None:
+    """Put a folder's new names on the disk, where folders can be opened (not on Windows) and their disk can do it."""
+    with contextlib.suppress(OSError):
+        number = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+        try:
+            os.fsync(number)
+        finally:
+            os.close(number)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def is_url(place: str | Path) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from vpl import __version__
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import images
+from vpl.edges import storage
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.exports import formats, graph
 from vpl.network import hub, predict
@@ -105,7 +105,7 @@ def _written(folder: Path, to: str, fill: Callable[[Path], tuple[int, tuple[Fail
     try:
         count, failures = fill(partial)
         mark = {"to": to, "vpl": __version__, "images": count, "skipped": {one.id: one.reason for one in failures}}
-        images.write_text_atomic(partial / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
+        storage.write_text_atomic(partial / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
         if folder.exists():
             folder.rename(old)
         partial.rename(folder)

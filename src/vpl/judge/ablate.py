@@ -31,7 +31,7 @@ from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.errors import ConfigError, DataError
 from vpl.judge.ablations import NETWORK, ROW_NAMES, Ablation, Setting, short
 from vpl.judge.bench import MASK_STAGES, Bench
@@ -624,14 +624,14 @@ def _finished(
         base=_unusual(base, sources, ablation),
     )
     files = [folder / f"{_file_name(ablation)}.{ending}" for ending in ("csv", "md", "json", "png")]
-    images.write_text_atomic(files[0], made.table())
-    images.write_text_atomic(files[1], made.markdown())
+    storage.write_text_atomic(files[0], made.table())
+    storage.write_text_atomic(files[1], made.markdown())
     write_json(files[2], made.to_dict())
     try:
         picture = draw(made)
     except ConfigError as error:
         return dataclasses.replace(made, files=tuple(files[:3]), notes=(str(error),))
-    images.write_bytes_atomic(files[3], picture)
+    storage.write_bytes_atomic(files[3], picture)
     return dataclasses.replace(made, files=tuple(files))
 
 

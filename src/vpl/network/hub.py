@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from vpl import __version__
 from vpl.clip.model import FrozenClip
 from vpl.clip.weights import Architecture
-from vpl.edges import images
+from vpl.edges import storage
 from vpl.errors import ModelError
 from vpl.network.head import Card, Decoder, Student
 
@@ -73,7 +73,7 @@ def write(
         data = safetensors.torch.save(
             {key: one.detach().float().cpu().contiguous() for key, one in tensors.items()}, {"format": "pt"}
         )
-        images.write_bytes_atomic(folder / WEIGHTS_FILE, data)
+        storage.write_bytes_atomic(folder / WEIGHTS_FILE, data)
         config |= {"model_type": MODEL_TYPE, CLIP_KEY: dataclasses.asdict(_architecture(clip))}
     pixels = {
         "do_resize": True,
@@ -88,8 +88,8 @@ def write(
         "image_std": card.std,
     }
     for name, tree in ((CONFIG_FILE, config), (PIXELS_FILE, pixels)):
-        images.write_text_atomic(folder / name, json.dumps(tree, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    images.write_text_atomic(folder / README_FILE, model_card(card, evaluations))
+        storage.write_text_atomic(folder / name, json.dumps(tree, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    storage.write_text_atomic(folder / README_FILE, model_card(card, evaluations))
 
 
 def read(folder: Path, device: str = "auto") -> tuple[Card, Decoder | Student, FrozenClip | None]:

@@ -10,12 +10,10 @@ classes · h w patch grid · H W pixels. Labels: 0 background, c + 1 class c. Tr
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import io
 import itertools
 import logging
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +28,7 @@ from torch import Tensor
 
 from vpl.clip.model import FrozenClip, out_of_memory
 from vpl.config import PredictConfig
-from vpl.edges import images, sheet
+from vpl.edges import images, locks, sheet, storage
 from vpl.edges.datasets import Sample, image_files
 from vpl.errors import ConfigError, DataError, ModelError, RunError
 from vpl.method import crf
@@ -310,20 +308,11 @@ def predict_folder(
 @contextlib.contextmanager
 def _shared(out: Path) -> Iterator[None]:
     """Other processes may write into the folder too; one that is alone removes what a killed one left half written."""
-    try:
-        own = os.open(out, os.O_RDONLY)
-    except OSError as error:
-        raise RunError(f"{out} can't be opened ({error.strerror}); name another folder.") from error
-    try:
-        with contextlib.suppress(OSError):  # in use, or a file system without locks
-            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for partial in [*out.glob(f".*{images.PARTIAL}"), *out.glob(f"overlays/.*{images.PARTIAL}")]:
-                partial.unlink()
-        with contextlib.suppress(OSError):
-            fcntl.flock(own, fcntl.LOCK_SH)
+    with locks.alone(out) as alone:
+        if alone:
+            for partial in out.rglob(f".*{storage.PARTIAL}"):
+                partial.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(own)
 
 
 def _each(
@@ -356,7 +345,7 @@ def _each(
         if probabilities is not None:
             packed = io.BytesIO()
             np.savez_compressed(packed, probabilities=probabilities.astype(np.float16))
-            images.write_bytes_atomic(shares, packed.getvalue())
+            storage.write_bytes_atomic(shares, packed.getvalue())
         if image is not None:
             images.write_image(picture, sheet.overlay(image, labels, palette))
         images.write_mask(mask, labels, palette)

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from vpl.classes import IGNORE, ClassSet
 from vpl.clip.model import FrozenClip
 from vpl.config import ClipConfig, Config, TrainConfig
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.errors import ConfigError, DataError, ModelError, RunError
 from vpl.network import losses
 from vpl.network.head import CARD_FILE, PROTOTYPES_FILE, WEIGHTS_FILE, Card, Decoder, Student, is_student, to_pixels
@@ -212,7 +212,7 @@ def _steps(items, clip, classes, prototypes, config, folder, workers) -> Iterato
     start = _resume(folder / CHECKPOINT_FILE, head, optimizer, settings, clip.device)
     side = crop_side(train.crop, clip.patch)
     if team.rank == 0:
-        for left_by_a_kill in folder.glob(f".*{images.PARTIAL}"):
+        for left_by_a_kill in folder.glob(f".*{storage.PARTIAL}"):
             left_by_a_kill.unlink()
         if start == 0:
             shutil.rmtree(folder / FEATURES_FOLDER, ignore_errors=True)
@@ -522,7 +522,7 @@ class _FeatureCache:
         tensors = {f"block{place}": block.contiguous() for place, block in enumerate(found.blocks)}
         data = safetensors.torch.save(tensors | {"patches": found.patches.contiguous()})
         if len(data) <= self.left:
-            images.write_bytes_atomic(path, data)
+            storage.write_bytes_atomic(path, data)
             self.left -= len(data)
         return found
 
@@ -581,7 +581,7 @@ def _write_checkpoint(path: Path, head, optimizer, settings: dict, step: int) ->
     state = {"head": head.state_dict(), "optimizer": optimizer.state_dict(), "settings": settings, "step": step}
     data = io.BytesIO()
     torch.save(state, data)
-    images.write_bytes_atomic(path, data.getvalue())
+    storage.write_bytes_atomic(path, data.getvalue())
 
 
 def _resume(path: Path, head, optimizer, settings: dict, device: torch.device) -> int:
@@ -612,10 +612,10 @@ def _no_checkpoint(path: Path, error: Exception) -> RunError:
 def _write_network(folder: Path, head, clip, classes, prototypes, config, settings) -> None:
     """The saved network, its card last: a folder with a card is complete. CLIP's weights are not in it."""
     weights = {name: value.detach().cpu().contiguous() for name, value in head.state_dict().items()}
-    images.write_bytes_atomic(folder / WEIGHTS_FILE, safetensors.torch.save(weights))
+    storage.write_bytes_atomic(folder / WEIGHTS_FILE, safetensors.torch.save(weights))
     if prototypes is not None:
         table = {"vision": prototypes.detach().float().cpu().contiguous()}
-        images.write_bytes_atomic(folder / PROTOTYPES_FILE, safetensors.torch.save(table))
+        storage.write_bytes_atomic(folder / PROTOTYPES_FILE, safetensors.torch.save(table))
     card = Card(
         classes=classes,
         decoder=config.decoder,
@@ -633,7 +633,7 @@ def _write_network(folder: Path, head, clip, classes, prototypes, config, settin
         training=settings,
         student=head.describe() if isinstance(head, Student) else None,
     )
-    images.write_text_atomic(folder / CARD_FILE, card.to_json())
+    storage.write_text_atomic(folder / CARD_FILE, card.to_json())
 
 
 class _Curve:
@@ -653,7 +653,7 @@ class _Curve:
                 raise RunError(f"{self._path} is damaged ({error}); delete it, then start again.") from error
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([self._names, *kept])
-        images.write_text_atomic(self._path, text.getvalue())
+        storage.write_text_atomic(self._path, text.getvalue())
         self._file = self._path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
         try:

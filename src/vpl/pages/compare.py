@@ -23,7 +23,7 @@ from PIL import Image
 
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import images, sheet
+from vpl.edges import images, sheet, storage
 from vpl.edges.datasets import Sample
 from vpl.errors import RunError, VplError
 from vpl.method.metrics import Confusion
@@ -289,5 +289,5 @@ def write(folders: Sequence[str | Path], target: str | Path) -> Written:
         RunError: as `collect`.
     """
     data = collect(folders)
-    images.write_text_atomic(target, render(data))
+    storage.write_text_atomic(target, render(data))
     return Written(data, Path(target))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from vpl.config import Config
-from vpl.edges.images import write_text_atomic
+from vpl.edges.storage import write_text_atomic
 from vpl.errors import RunError
 from vpl.pages import charts
 from vpl.pages.charts import Curve

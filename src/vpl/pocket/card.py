@@ -24,7 +24,7 @@ from vpl.classes import SCENE_GROUNDS
 from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import Config
-from vpl.edges import images, sheet
+from vpl.edges import images, sheet, storage
 from vpl.errors import RunError
 from vpl.method import labels
 from vpl.method.metrics import Confusion
@@ -93,7 +93,7 @@ def write(folder: Path, held: Chunk | None, count: int = 384) -> str:
         sets, sizes = {"held-out": zero_shot(model, tokenizer, held, side)}, {}
     temperature = math.exp(-float(model.logit_scale.detach()))
     text = card_text(training, sets, sizes, temperature, (folder / "model.safetensors").stat().st_size)
-    images.write_text_atomic(folder / "README.md", text)
+    storage.write_text_atomic(folder / "README.md", text)
     return text
 
 

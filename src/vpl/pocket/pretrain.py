@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from vpl.edges.images import write_text_atomic
+from vpl.edges.storage import write_text_atomic
 from vpl.errors import ConfigError, RunError, VplError
 from vpl.pocket import card
 from vpl.pocket.captions import FolderSource, SceneSource

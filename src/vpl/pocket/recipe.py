@@ -20,7 +20,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from vpl.clip.weights import CLIP_MEAN, CLIP_STD
-from vpl.edges.images import write_text_atomic
+from vpl.edges.storage import write_text_atomic
 from vpl.errors import ConfigError
 
 PATCH = 8

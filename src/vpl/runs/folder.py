@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import fcntl
 import json
 import logging
-import os
 import platform
 import re
 from collections.abc import Mapping, Sequence
@@ -30,7 +28,7 @@ from torch import Tensor
 import vpl
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import images, storage
+from vpl.edges import images, locks, storage
 from vpl.errors import DataError, RunError, VplError
 from vpl.method.metrics import Confusion
 
@@ -113,7 +111,7 @@ class RunFolder:
             log.removeHandler(self._handler)
             self._handler.close()
         if self._lock is not None:
-            self._lock.close()
+            self._lock.release()
 
     def _claim(self) -> None:
         if re.search(r"[\ud800-\udfff]", str(self.folder)):
@@ -121,34 +119,21 @@ class RunFolder:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             names = [item.name for item in self.folder.iterdir()]
-            strangers = [name for name in names if name != ".lock" and not name.endswith(images.PARTIAL)]
+            strangers = [name for name in names if name != locks.NAME and not name.endswith(storage.PARTIAL)]
             if strangers and not (self.folder / "config.toml").exists():
                 raise RunError(
                     f"{self.folder} holds files ({sorted(strangers)[0]}) but no config.toml of vpl; "
                     "name an empty folder or one that vpl made."
                 )
-            own = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
-            self._lock = os.fdopen(own, "r+b", buffering=0)
         except OSError as error:
             raise RunError(
                 f"the run folder {self.folder} can't be written ({error.strerror}); name another."
             ) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._lock.close()
-            raise RunError(
-                f"another process works in {self.folder}; wait until it ends, or name another folder."
-            ) from None
-        except OSError as error:
-            self._lock.close()
-            raise RunError(
-                f"the file system of {self.folder} gives no locks ({error.strerror}); name a folder on another disk."
-            ) from error
+        self._lock = locks.claim(self.folder)
 
     def _sweep(self) -> None:
         """Remove what a killed process left half written; the folder is ours alone."""
-        for partial in self.folder.rglob(f".*{images.PARTIAL}"):
+        for partial in self.folder.rglob(f".*{storage.PARTIAL}"):
             partial.unlink()
 
     def _settle_config(self) -> None:
@@ -165,7 +150,7 @@ class RunFolder:
                     f"{self.folder} was made with another configuration: {'; '.join(fixed.values())}. "
                     "Give the old values back, or name a new folder."
                 )
-        images.write_text_atomic(path, self.config.to_toml(self._reasons()))
+        storage.write_text_atomic(path, self.config.to_toml(self._reasons()))
 
     def _reasons(self) -> dict[str, str]:
         """Why `vpl tune` chose values that the configuration still has. `vpl tune` itself tells of a damaged file."""
@@ -338,7 +323,7 @@ def _is_row(row: object) -> bool:
 
 def write_json(path: Path, content: dict) -> None:
     """Write a JSON file of ours, atomically."""
-    images.write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    storage.write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -411,4 +396,4 @@ def damaged(path: Path, reason: object) -> RunError:
 def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, object] | None = None) -> None:
     """Write a safetensors file atomically; `facts` go as JSON under its one metadata key, so that bytes repeat."""
     metadata = {"vpl": json.dumps(facts, sort_keys=True)} if facts else None
-    images.write_bytes_atomic(path, save({name: one.contiguous() for name, one in tensors.items()}, metadata))
+    storage.write_bytes_atomic(path, save({name: one.contiguous() for name, one in tensors.items()}, metadata))

@@ -236,7 +236,7 @@ class _Near:
             if not storage.is_url(image):
                 return use(Path(image)), ""
             if not self.local.exists():
-                images.write_bytes_atomic(self.local, storage.read(image, images.MOST_FILE_BYTES))
+                storage.write_bytes_atomic(self.local, storage.read(image, images.MOST_FILE_BYTES))
             return use(self.local), ""
         except DataError as error:
             return None, str(error).replace(str(self.local), image)
@@ -368,7 +368,7 @@ def _claim(run: Run, card: str | Path) -> None:
         if there != text.encode():
             raise RunError(f"{card} belongs to label maps of another run or configuration; name another --out.")
         return
-    images.write_text_atomic(card, text)
+    storage.write_text_atomic(card, text)
 
 
 def _portable(labeller: Labeller) -> Labeller:
