@@ -49,7 +49,8 @@ def done(plan: Plan, there: There) -> There:
     return dataclasses.replace(there, records=records, settings={**there.settings, **plan.settings})
 
 
-def built(wanted: Asked, there: There = There()) -> There:
+def built(wanted: Asked, there: There | None = None) -> There:
+    there = there or There()
     return done(compare(wanted, there, TARGETS), there)
 
 
@@ -140,11 +141,12 @@ def test_a_first_run_makes_everything_that_has_an_input():
 def test_text_prototypes_alone_need_no_regions():
     config = Config().with_values({"prototypes.kind": "text", "train.steps": 0})
     found = [work.stage for work in compare(asked(config), There(), ["report"]).work]
-    assert found == ["maps", "masks", "scores", "signs", "report"]
+    assert found == ["prototypes", "maps", "masks", "scores", "signs", "report"]
     contrasting = config.with_values({"train.steps": 5})
-    assert compare(asked(contrasting), There(), ["report"]).of("prototypes")
+    assert compare(asked(contrasting), There(), ["report"]).of("regions")
     plain = contrasting.with_values({"rsc.weight": 0.0})
-    assert compare(asked(plain), There(), ["report"]).of("prototypes") is None
+    assert compare(asked(plain), There(), ["report"]).of("regions") is None
+    assert "prototypes" not in redone(asked(config), asked(config.with_values({"prototypes.image_temperature": 0.5})))
 
 
 def test_nothing_changed_is_nothing_to_do():

@@ -82,7 +82,7 @@ STAGES: dict[str, Stage] = {
             "prototypes",
             "vision prototypes",
             values=tuple(f"prototypes.{name}" for name in _PROTOTYPES),
-            after=("regions",),
+            after=("text", "regions"),
             keeps=True,
         ),
         Stage(
@@ -274,12 +274,14 @@ def contrasts(config: Config) -> bool:
 def before(stage: str, config: Config) -> tuple[str, ...]:
     """The stages that a stage is made from under a configuration."""
     learned = {"maps": config.prototypes.kind == "vision", "network": contrasts(config)}.get(stage, learns(config))
-    return tuple(one for one in STAGES[stage].after if one != "prototypes" or learned)
+    return tuple(one for one in STAGES[stage].after if learned or one not in ("prototypes", "regions"))
 
 
 def reads(stage: str, config: Config) -> tuple[str, ...]:
     """The values, or sections, that a stage itself reads under a configuration."""
     rows = STAGES[stage].values + STAGES[stage].also
+    if stage == "prototypes" and not learns(config):  # a file of text prototypes alone
+        return ()
     return (*rows, "refine", "clip.attention_blocks") if stage == "regions" and config.prototypes.refined else rows
 
 
@@ -297,6 +299,7 @@ def asked_for(targets: Iterable[str], asked: Asked, never: Iterable[str] = ()) -
         if stage not in wanted and stage not in never and _has_input(stage, asked):
             wanted.add(stage)
             waiting += before(stage, asked.config)
+            waiting += ["prototypes"] if stage == "maps" else []  # the file of text prototypes, at least
     return tuple(name for name in STAGES if name in wanted and name not in VIRTUAL)
 
 
@@ -399,10 +402,10 @@ class _Comparison:
             elif id not in records:
                 counts["not there yet"] += 1
             else:
-                (old_content, old_tags, old), (content, tags, end) = records[id].split("-"), fingerprint.split("-")
+                (before_, _, old), (content, _, end) = records[id].split("-"), fingerprint.split("-")
                 if old != end:
                     counts[self._change(old, end)] += 1
-                elif old_content != content:
+                elif before_ != content:
                     counts["the photograph has changed"] += 1
                 else:
                     counts["other tags"] += 1
@@ -421,7 +424,7 @@ class _Comparison:
             if record != fingerprint:
                 self.kept.append(stage)
             return
-        if stage == "prototypes":
+        if stage == "prototypes" and learns(self.asked.config):
             self._add_each("regions")
         self.made[stage] = fingerprint
         back = frozenset({WHOLE} if fingerprint in self.there.aside.get(stage, {}).values() else ())
