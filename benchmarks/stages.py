@@ -40,7 +40,8 @@ from crf import synthetic
 from PIL import Image
 from torch import Tensor
 
-from vpl.clip.model import FrozenClip, linear
+from vpl.clip.block import linear
+from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.edges import images
 from vpl.method import labels, refine

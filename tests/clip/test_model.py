@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from conftest import END, SIZES, START, pixels_of
-from vpl.clip import model as clip_module
+from vpl.clip import block as block_module
 from vpl.clip.model import FrozenClip
 from vpl.clip.weights import Architecture
 from vpl.errors import ModelError
@@ -171,7 +171,7 @@ def test_positions_move_bilinearly(tiny_clip):
 def test_attention_in_parts_is_attention_at_once(at_once, tiny_clip, monkeypatch):
     pixels = pixels_of(tiny_clip, 2, (4, 9))
     whole = tiny_clip.encode(pixels)
-    monkeypatch.setattr(clip_module, "CPU_SCORES_AT_ONCE", at_once)
+    monkeypatch.setattr(block_module, "CPU_SCORES_AT_ONCE", at_once)
     parts = tiny_clip.encode(pixels)
     assert torch.allclose(whole.attention, parts.attention, atol=1e-6)
     assert torch.allclose(whole.patches, parts.patches, atol=1e-5)

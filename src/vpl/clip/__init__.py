@@ -1,9 +1,15 @@
 """The frozen encoders: any file of CLIP weights to features, without a gradient.
 
-weights   files of CLIP weights, any format, nothing unpickled freely
+archives  files of tensors, nothing unpickled freely
+spelling  OpenAI's keys and transformers', one set of names
+tokens    texts to token ids, by the weights' own tokenizer
+weights   what a name stands for: a folder, a file, a model of the hub; its tensors and what their shapes don't tell
+block     one block, and which of its five uses
+towers    the blocks between an embedding and a projection
 model     FrozenClip: texts and images to features
 
-file ──weights──> tensors + architecture ──model──> (D) embeddings of texts, (hw, D) of patches, attention
+file -> archives -> spelling ─┐
+config.json, tokenizer ───────┴─ weights -> towers (blocks) -> model -> (D) of texts, (hw, D) of patches, attention
 """
 
 import importlib

@@ -1,19 +1,14 @@
 """FrozenClip: texts and images -> unit embeddings, projected patch tokens, attention, the inside of the last block.
 
-METHOD.md 0 to 2. One block of either tower, with x the residual stream of T = 1 + hw tokens, class token first:
-
-    A = LN1(x)      [q k v] = A Wqkv + b      O = softmax(q kᵀ / √d) v      x ← x + O Wout + b
-    z = LN2(x)      x ← x + act(z Wup + b) Wdown + b                        act: GELU or quick GELU
+METHOD.md 0 to 2.
 
     patches = LN-post(x) · projection
     attention = mean over the last n blocks and all heads of softmax(q kᵀ / √d)
 
-Letters: N images, h w patch grid, D joint embedding width. `width` is the image tower's own width.
+with x the residual stream that leaves the last block (block.py has a block's equations). Tests hold both towers to
+transformers' own forward. `bfloat16` is the format of the image blocks' matrix products. Files are read by weights.py.
 
-The blocks are written here, not taken from transformers, because the seeds need the inside of the last one and the
-refinement needs averaged attention that is never held for all heads of all blocks. Tests hold both towers to
-transformers' own forward. LayerNorm, sums of attention and the residual stream are float32 in either precision;
-`bfloat16` is the format of the image blocks' matrix products. Files are read by weights.py.
+Letters: N images, h w patch grid, D joint embedding width. `width` is the image tower's own width.
 """
 
 from __future__ import annotations
@@ -28,40 +23,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vpl.clip.block import LastBlock, plainly, through
+from vpl.clip.towers import towers
 from vpl.clip.weights import CLIP_MEAN, CLIP_STD, Architecture, canonical, read
 from vpl.errors import ModelError
 
-QUICK_GELU_SLOPE = 1.702
-OPENAI_HEAD_WIDTH = 64
 TEXTS_AT_ONCE = 256
-MLP_ROWS_AT_ONCE = 256
 LARGEST_LOGIT_SCALE = 1e6
-CPU_SCORES_AT_ONCE = 2**20
-"""Attention scores computed at a time on the CPU: they, and the rows of the MLP, stay in its cache."""
-GPU_SCORES_AT_ONCE = 2**28
-
-
-@dataclass(frozen=True)
-class LastBlock:
-    """The inside of the last block for N images of T tokens (class token first): all that the seeds need.
-
-    Attributes:
-        residual: (N, T, width) float32, the stream that enters the block.
-        a: (N, T, width) float32, A = LN1(residual).
-        qkv: (N, T, 3, heads, d) in the encoder's precision; q is not scaled.
-        attended: (N, T, width) in the encoder's precision, O: attention's output before its out-projection.
-        middle: (N, T, width) float32, the stream after the attention.
-        hidden: (N, T, 4·width) in the encoder's precision, the MLP before its activation.
-        output: (N, T, width) float32, the stream that leaves the block.
-    """
-
-    residual: Float[Tensor, "N T width"]
-    a: Float[Tensor, "N T width"]
-    qkv: Float[Tensor, "N T 3 heads d"]
-    attended: Float[Tensor, "N T width"]
-    middle: Float[Tensor, "N T width"]
-    hidden: Float[Tensor, "N T inner"]
-    output: Float[Tensor, "N T width"]
 
 
 @dataclass(frozen=True)
@@ -82,47 +50,6 @@ class Features:
     attention: Float[Tensor, "N hw hw"] | None
     blocks: tuple[Float[Tensor, "N hw width"], ...] | None
     last: LastBlock | None
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int, inner: int, eps: float):
-        super().__init__()
-        self.ln1 = nn.LayerNorm(width, eps=eps)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-        self.ln2 = nn.LayerNorm(width, eps=eps)
-        self.up = nn.Linear(width, inner)
-        self.down = nn.Linear(inner, width)
-
-
-class _Tower(nn.Module):
-    """The blocks that both towers share, with their head count and activation."""
-
-    def __init__(self, width: int, inner: int, layers: int, heads: int, activation: str, eps: float):
-        super().__init__()
-        self.heads = heads
-        self.activation = activation
-        self.blocks = nn.ModuleList(_Block(width, inner, eps) for _ in range(layers))
-
-
-class _ImageTower(_Tower):
-    def __init__(self, width: int, patch: int, grid: int, dim: int, **shared):
-        super().__init__(width, **shared)
-        self.patch = nn.Parameter(torch.empty(width, 3, patch, patch))
-        self.start = nn.Parameter(torch.empty(width))
-        self.positions = nn.Parameter(torch.empty(1 + grid * grid, width))
-        self.ln_pre = nn.LayerNorm(width, eps=shared["eps"])
-        self.ln_post = nn.LayerNorm(width, eps=shared["eps"])
-        self.projection = nn.Parameter(torch.empty(width, dim))
-
-
-class _TextTower(_Tower):
-    def __init__(self, width: int, words: int, context: int, dim: int, **shared):
-        super().__init__(width, **shared)
-        self.words = nn.Parameter(torch.empty(words, width))
-        self.positions = nn.Parameter(torch.empty(context, width))
-        self.ln_final = nn.LayerNorm(width, eps=shared["eps"])
-        self.projection = nn.Parameter(torch.empty(width, dim))
 
 
 class FrozenClip(nn.Module):
@@ -148,8 +75,8 @@ class FrozenClip(nn.Module):
     ):
         super().__init__()
         with torch.device("meta"):
-            self.image, self.text = _towers(weights, architecture, name)
-        self.register_parameter("log_scale", nn.Parameter(torch.empty((), device="meta")))
+            self.image, self.text = towers(weights, architecture, name)
+        self.log_scale = nn.Parameter(torch.empty((), device="meta"))
         expected = self.state_dict()
         for key, blank in expected.items():
             if key not in weights:
@@ -218,8 +145,8 @@ class FrozenClip(nn.Module):
         if precision not in ("float32", "bfloat16"):
             raise ModelError(f"precision is {precision!r}; expected float32 or bfloat16.")
         self.to(_device(device))
-        self.image.blocks.to(getattr(torch, precision))
         for block in self.image.blocks:
+            block.to(getattr(torch, precision))
             block.ln1.float()
             block.ln2.float()
         return self
@@ -301,7 +228,7 @@ class FrozenClip(nn.Module):
         ids = ids[:, : int(ends.max()) + 1]
         x = self.text.words[ids] + self.text.positions[: ids.shape[1]]
         for block in self.text.blocks:
-            x, _ = _through(block, self.text, x, causal=True, keep=False)
+            x, _ = through(block, x, causal=True, keep=False)
         last = x[torch.arange(len(x), device=x.device), ends]
         return F.normalize(self.text.ln_final(last) @ self.text.projection, dim=1)
 
@@ -334,9 +261,8 @@ class FrozenClip(nn.Module):
         total = x.new_zeros((len(x), tokens, tokens)) if averaged else None
         outputs: list[Tensor] = []
         for number, block in enumerate(self.image.blocks):
-            x, inside = _through(
+            x, inside = through(
                 block,
-                self.image,
                 x,
                 attention=total if number >= first_averaged else None,
                 keep=keep_last and number == self.layers - 1,
@@ -361,7 +287,7 @@ class FrozenClip(nn.Module):
         """
         x, _ = self._embed_patches(pixels)
         for block in self.image.blocks:
-            x = plainly(block, self.image, x) if x.requires_grad else _through(block, self.image, x, keep=False)[0]
+            x = plainly(block, x) if x.requires_grad else through(block, x, keep=False)[0]
         return F.normalize(self.project(x[:, 0]), dim=-1)
 
     def project(self, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows D"]:
@@ -395,94 +321,6 @@ class FrozenClip(nn.Module):
         return torch.cat([self.image.positions[:1], moved[0].flatten(1).T])
 
 
-# one block
-
-
-def _through(
-    block: _Block, tower: _Tower, x: Tensor, attention: Tensor | None = None, causal: bool = False, keep: bool = True
-) -> tuple[Tensor, LastBlock | None]:
-    """One block over x (N, T, width) float32: what leaves it and, to keep, its inside.
-
-    Its attention, averaged over heads, is added to `attention` (N, T, T).
-    """
-    dtype = block.qkv.weight.dtype
-    a = block.ln1(x)
-    qkv = linear(block.qkv, a.to(dtype)).unflatten(-1, (3, tower.heads, -1))
-    on_cpu = x.device.type == "cpu"
-    # torch's fused attention is slow in bfloat16 on the CPU
-    if attention is None and (causal or not on_cpu or dtype == torch.float32):
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2)
-    else:
-        attended = _attend(qkv, attention)
-    attended = attended.flatten(2)
-    middle = x + linear(block.out, attended)
-    if keep:
-        hidden = linear(block.up, block.ln2(middle).to(dtype))
-        output = middle + linear(block.down, activate(hidden, tower.activation))
-        return output, LastBlock(x, a, qkv, attended, middle, hidden, output)
-    rows = MLP_ROWS_AT_ONCE if on_cpu else middle.shape[1]
-    output = middle.clone()
-    for part in output.split(rows, 1):
-        hidden = linear(block.up, block.ln2(part).to(dtype))
-        part += linear(block.down, activate(hidden, tower.activation, in_place=True))
-    return output, None
-
-
-def plainly(block: _Block, tower: _Tower, x: Tensor) -> Tensor:
-    """What leaves the block, by operations that carry a gradient to x; `_through` has none of these."""
-    dtype = block.qkv.weight.dtype
-    query, key, value = block.qkv(block.ln1(x).to(dtype)).unflatten(-1, (3, tower.heads, -1)).permute(2, 0, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-    middle = x + block.out(attended)
-    hidden = block.up(block.ln2(middle).to(dtype))
-    act = F.gelu(hidden) if tower.activation == "gelu" else hidden * torch.sigmoid(QUICK_GELU_SLOPE * hidden)
-    return middle + block.down(act)
-
-
-def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """x Wᵀ + b, in float32 on the CPU by oneDNN, which is faster than torch's default there on many machines."""
-    if _ONEDNN is not None and x.device.type == "cpu" and x.dtype == torch.float32:
-        return _ONEDNN(x, layer.weight, layer.bias, "none", [], "")
-    return F.linear(x, layer.weight, layer.bias)
-
-
-_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
-
-
-def activate(hidden: Tensor, activation: str, in_place: bool = False) -> Tensor:
-    """GELU, or quick GELU x · sigmoid(1.702 x)."""
-    if activation == "gelu":
-        return F.gelu(hidden)
-    scaled = hidden.mul_(QUICK_GELU_SLOPE) if in_place else hidden * QUICK_GELU_SLOPE
-    return F.silu(scaled, inplace=True).div_(QUICK_GELU_SLOPE)
-
-
-def _attend(qkv: Tensor, attention: Tensor | None) -> Tensor:
-    """Attention output (N, T, heads, d); the mean over heads of the probabilities is added to `attention` (N, T, T).
-
-    Probabilities live for a few query rows at a time, so memory does not grow with T² · heads.
-    """
-    count, tokens, _, heads, depth = qkv.shape
-    at_once = CPU_SCORES_AT_ONCE if qkv.device.type == "cpu" else GPU_SCORES_AT_ONCE
-    images = min(count, max(1, at_once // (heads * tokens * tokens)))
-    rows = min(tokens, max(16, at_once // (images * heads * tokens)))
-    result = qkv.new_empty((count, tokens, heads, depth))
-    for n in range(0, count, images):
-        these = qkv[n : n + images]
-        query, key, value = these.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()  # images · heads, T, d
-        query, key = query * depth**-0.5, key.transpose(1, 2)
-        for row in range(0, tokens, rows):
-            part = slice(row, row + rows)
-            probabilities = torch.softmax(torch.bmm(query[:, part], key), 2)
-            given = torch.bmm(probabilities, value).unflatten(0, (-1, heads))
-            result[n : n + images, part] = given.transpose(1, 2)
-            if attention is not None:
-                sums = probabilities.unflatten(0, (-1, heads)).sum(1, dtype=attention.dtype)
-                attention[n : n + images, part].add_(sums, alpha=1 / heads)
-    return result
-
-
 def out_of_memory(error: Exception) -> bool:
     """Whether a computation failed because memory ran out, on a GPU or beside it."""
     words = ("out of memory", "can't allocate memory", "alloc_failed")
@@ -506,47 +344,3 @@ def _device(device: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"the device {device!r} is not there; use cpu, or auto to take what there is.") from error
     return chosen
-
-
-def _towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str) -> tuple[_ImageTower, _TextTower]:
-    """Towers of the sizes that the weights' shapes tell."""
-
-    def shape(key: str, dimensions: int) -> torch.Size:
-        if key not in weights or weights[key].ndim != dimensions or 0 in weights[key].shape:
-            raise ModelError(
-                f"{name} is no complete CLIP ViT: {key} is missing or of a wrong shape. Give the original weights."
-            )
-        return weights[key].shape
-
-    def shared(side: str, heads: int | None, activation: str, eps: float) -> dict:
-        width = shape(f"{side}.projection", 2)[0]
-        heads = max(1, width // OPENAI_HEAD_WIDTH) if heads is None else heads
-        if heads < 1 or width % heads:
-            raise ModelError(f"{name}: {heads} attention heads do not divide {width} columns. Correct config.json.")
-        if activation not in ("quick_gelu", "gelu"):
-            raise ModelError(f"{name}: the activation {activation!r} is unknown; expected quick_gelu or gelu.")
-        if not 0 < eps < 1:
-            raise ModelError(f"{name}: LayerNorm's epsilon is {eps}; expected a small number such as 1e-05.")
-        layers = len({key.split(".")[2] for key in weights if key.startswith(f"{side}.blocks.")})
-        inner = shape(f"{side}.blocks.0.up.weight", 2)[0]
-        return {"inner": inner, "layers": layers, "heads": heads, "activation": activation, "eps": eps}
-
-    width, channels, patch, _ = shape("image.patch", 4)
-    cells = shape("image.positions", 2)[0] - 1
-    grid = round(cells**0.5)
-    if not grid or grid * grid != cells or channels != 3:
-        raise ModelError(
-            f"{name} has {cells} patch positions and {channels} channels; expected a square grid and 3 channels. "
-            "Give the original weights."
-        )
-    dim = shape("image.projection", 2)[1]
-    words, text_width = shape("text.words", 2)
-    image = _ImageTower(
-        width, patch, grid, dim,
-        **shared("image", architecture.image_heads, architecture.image_activation, architecture.image_eps),
-    )  # fmt: skip
-    text = _TextTower(
-        text_width, words, shape("text.positions", 2)[0], dim,
-        **shared("text", architecture.text_heads, architecture.text_activation, architecture.text_eps),
-    )  # fmt: skip
-    return image, text

@@ -24,7 +24,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from vpl import __version__
-from vpl.clip.model import FrozenClip, plainly
+from vpl.clip.block import plainly
+from vpl.clip.model import FrozenClip
 from vpl.errors import ModelError
 from vpl.network.head import Card, Decoder, Student, to_pixels
 
@@ -83,7 +84,7 @@ class Network(nn.Module):
         x = tower.ln_pre(x + torch.cat([tower.positions[:1], moved]))
         tokens = []
         for block in tower.blocks:
-            x = plainly(block, tower, x)
+            x = plainly(block, x)
             tokens.append(x[:, 1:])
         return tokens
 

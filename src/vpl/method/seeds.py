@@ -35,7 +35,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.clip.model import QUICK_GELU_SLOPE, Features, FrozenClip, LastBlock
+from vpl.clip.block import LastBlock
+from vpl.clip.block import slope as slope_of
+from vpl.clip.model import Features, FrozenClip
 from vpl.errors import VplError
 from vpl.method.maps import minmax
 
@@ -185,7 +187,7 @@ def _through_mlp(clip: FrozenClip, last: LastBlock, d_token: Tensor) -> Float[Te
     u = u - u.mean(2, keepdim=True)
     c = u @ x.transpose(1, 2) / clip.width  # N K hw
     hidden = last.hidden[:, 1:]
-    slope = _activation_slope(hidden, clip.image.activation).mul_(inverse.to(dtype))
+    slope = slope_of(hidden, clip.image.activation).mul_(inverse.to(dtype))
     shared = (x.to(dtype) @ down).mul_(slope)
     u_hidden = u.to(dtype) @ down  # N K 4·width
     # m = mean over columns of (dH Wup γ₂) x̂₂, without a pass over dH
@@ -202,15 +204,6 @@ def _through_mlp(clip: FrozenClip, last: LastBlock, d_token: Tensor) -> Float[Te
         d_hidden.addcmul_(shared, c[:, k, :, None].to(dtype), value=-1)
         d_out[:, k].addcmul_((d_hidden @ folded).float(), inverse2)
     return d_out
-
-
-def _activation_slope(hidden: Tensor, activation: str) -> Tensor:
-    """Derivative of GELU or of quick GELU."""
-    if activation == "gelu":
-        bell = torch.exp(hidden.square() / -2) * (0.5 / torch.pi) ** 0.5
-        return 0.5 * (1 + torch.erf(hidden / 2**0.5)) + hidden * bell
-    gate = torch.sigmoid(QUICK_GELU_SLOPE * hidden)
-    return gate * (1 + QUICK_GELU_SLOPE * hidden * (1 - gate))
 
 
 def _through_attention(clip: FrozenClip, last: LastBlock, d_out: Tensor) -> Float[Tensor, "N K width"]:

@@ -116,7 +116,7 @@ def text_seed_miou(clip: FrozenClip, style: str, count: int, sizes: Sequence[int
             view = labels.View(scene.image, tuple(classes.names.index(tag) for tag in scene.tags), (size, size))
             features = labels.encode(clip, [view], config)
             (cam,) = labels.seed_maps(clip, features, [view], table, len(classes.names), clip.logit_scale)
-            confusion.update(scene.mask, labels.label_map(cam, view, config.labels.background_exponent)[0])
+            confusion.update(np.asarray(scene.mask), labels.label_map(cam, view, config.labels.background_exponent)[0])
         found[size] = confusion.miou()
     return found
 
@@ -126,7 +126,8 @@ def maps_picture(clip: FrozenClip, size: int = 128, rows: int = 8) -> UInt8[ndar
     config, classes = Config(), scene_classes()
     table = text_prototypes(clip, classes, config.prompts).all
     words = [*classes.names, *classes.background]
-    cells, captions, index = [], [], 0
+    cells: list[list[UInt8[ndarray, "H W 3"]]] = []
+    captions, index = [], 0
     while len(cells) < rows:
         scene = draw(SEED + 1, index, "demo", size, with_mask=False)
         index += 1

@@ -2,7 +2,7 @@
 
     loss = Σ over embeddings e of [ L(e, captions) + L(e, words) ],   e: class token, patch mean, best patches
 
-with L of `vpl.contrast`; words are single-word captions (an image's tags) in one prompt or another. A step depends on
+with L of `contrast`; words are single-word captions (an image's tags) in one prompt or another. A step depends on
 the weights and on (seed, step) alone: a training that goes on from a checkpoint gives the numbers of one that never
 stopped.
 
@@ -15,7 +15,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -119,8 +119,9 @@ class Trainer:
             torch.optim.Muon(inner, lr=recipe.rate, weight_decay=recipe.decay, adjust_lr_fn="match_rms_adamw"),
         )
         self._averages = [p.detach().clone() for p in self._masters]
-        self.step, self.seconds, self.log = 0, 0.0, []
-        self.best: dict | None = None
+        self.step, self.seconds = 0, 0.0
+        self.log: list[tuple[float, ...]] = []
+        self.best: dict = {}
 
     def advance(self, chunk: Chunk) -> float:
         """One optimiser step. Returns the loss."""
@@ -172,7 +173,7 @@ class Trainer:
         )
         self.log.append(dataclasses.astuple(record))
         score = record.tag_map if figures.ap else record.retrieval
-        if self.best is None or score >= self.best["score"]:
+        if not self.best or score >= self.best["score"]:
             self.best = {"score": score, "step": self.step, "model": model.state_dict()}
         return record
 
@@ -198,7 +199,7 @@ class Trainer:
         self.step, self.seconds, self.log, self.best = (state[key] for key in ("step", "seconds", "log", "best"))
 
 
-def chunks(source, first: int, workers: int) -> Iterator[Chunk]:
+def chunks(source, first: int, workers: int) -> Generator[Chunk]:
     """The source's chunks from number `first` on; with a worker, the next one is drawn while this one trains."""
     if not workers:
         while True:

@@ -2,7 +2,7 @@
 
     loss = Σ over embeddings e of [ L(e, captions) + L(e, words) ],   e: class token, patch mean, best patches
 
-with L of `vpl.contrast`; words are single-word captions (an image's tags) in one prompt or another. No mask is read or
+with L of `contrast`; words are single-word captions (an image's tags) in one prompt or another. No mask is read or
 made here: what is measured with masks is measured after training, by `card`, on the finished folder.
 
     python -m vpl.pocket.pretrain pocket
@@ -21,6 +21,7 @@ import platform
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -171,8 +172,9 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    values = {item.name: getattr(args, item.name) for item in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()})
+    values: dict[str, Any] = {item.name: getattr(args, item.name) for item in dataclasses.fields(Recipe)}
+    values |= {name: tuple(one) for name, one in values.items() if isinstance(one, list)}
+    recipe = Recipe(**values)
     source = source_of(args, recipe)
     device = device_of(args.device)
     if args.threads:

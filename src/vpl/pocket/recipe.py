@@ -132,7 +132,8 @@ def train_tokenizer(corpus: Sequence[str], vocabulary: int, context: int):
     merges = [tuple(pair) for pair in json.loads(pipeline.to_str())["model"]["merges"]]
     tokens = [*alphabet, *(letter + "</w>" for letter in alphabet), *("".join(pair) for pair in merges)]
     tokens = [*dict.fromkeys(tokens), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges, model_max_length=context)
+    vocab: dict = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocab, merges, model_max_length=context)  # type: ignore[arg-type]  # pairs, as its files hold
 
 
 def build(recipe: Recipe, tokenizer, attention: str):

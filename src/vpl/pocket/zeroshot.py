@@ -80,7 +80,8 @@ def zero_shot(model, tokenizer, held: Chunk, size: int, batch: int = 64) -> Zero
     captions, right = marked([(caption,) for caption in held.captions])
     t = encoded(captions)
     scores, right = e @ t.T, right.to(device)
-    ap, class_token_ap = {}, {}
+    ap: dict[str, float] = {}
+    class_token_ap: dict[str, float] = {}
     words, word_right = marked(held.words)
     if words:
         w = encoded([PROMPT.format(word) for word in words])

@@ -96,7 +96,7 @@ class Pen:
 def _smooth(points: Sequence[_Point], closed: bool, steps: int = 8) -> list[_Point]:
     """Catmull-Rom curve through the points."""
     n = len(points)
-    out = []
+    out: list[_Point] = []
     for i in range(n if closed else n - 1):
         if closed:
             p0, p1, p2, p3 = (points[(i + k - 1) % n] for k in range(4))
@@ -105,9 +105,10 @@ def _smooth(points: Sequence[_Point], closed: bool, steps: int = 8) -> list[_Poi
         for s in range(steps):
             t = s / steps
             a, b, c, d = -t + 2 * t * t - t**3, 2 - 5 * t * t + 3 * t**3, t + 4 * t * t - 3 * t**3, -t * t + t**3
-            out.append(tuple((a * p0[k] + b * p1[k] + c * p2[k] + d * p3[k]) / 2 for k in (0, 1)))
+            x, y = ((a * p0[k] + b * p1[k] + c * p2[k] + d * p3[k]) / 2 for k in (0, 1))
+            out.append((x, y))
     if not closed:
-        out.append(tuple(points[-1]))
+        out.append(points[-1])
     return out
 
 

@@ -69,15 +69,14 @@ def _draw_sprite(name: str, variant: int, side: int) -> Sprite:
     solid = Image.fromarray((drawn * 255).astype(np.uint8)).reduce(2)
     soft = np.asarray(solid.filter(ImageFilter.GaussianBlur(side / 14)), np.int16)
     step = max(1, side // 16)
-    bevel = np.roll(soft, (-step, -step), (0, 1)) - np.roll(soft, (step, step), (0, 1))
-    bevel = Image.fromarray(np.clip(128 + bevel // 2, 0, 255).astype(np.uint8))
+    slant = np.roll(soft, (-step, -step), (0, 1)) - np.roll(soft, (step, step), (0, 1))
+    bevel = Image.fromarray(np.clip(128 + slant // 2, 0, 255).astype(np.uint8))
     rows, cols = np.flatnonzero(drawn.any(1)), np.flatnonzero(drawn.any(0))
-    box = (cols[0] / (2 * side), rows[0] / (2 * side), (cols[-1] + 1) / (2 * side), (rows[-1] + 1) / (2 * side))
-    edge_image = Image.fromarray(edge)
+    left, top, right, bottom = (float(edge) / (2 * side) for edge in (cols[0], rows[0], cols[-1] + 1, rows[-1] + 1))
     return Sprite(
         Image.merge("CMYK", layers[:4]),
-        Image.merge("CMYK", (layers[4], edge_image, shade, bevel)),
-        tuple(map(float, box)),
+        Image.merge("CMYK", (layers[4], Image.fromarray(edge), shade, bevel)),
+        (left, top, right, bottom),
     )
 
 

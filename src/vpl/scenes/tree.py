@@ -9,6 +9,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from vpl.classes import SCENE_NAMES, scenes
@@ -50,7 +51,7 @@ def write_tree(
     palette = [channel for colour in classes.palette() for channel in colour]
     index = 0
     for split, wanted in splits.items():
-        rows = []
+        rows: list[tuple[str, tuple[str, ...]]] = []
         while len(rows) < wanted:
             scene = draw(seed, index, style, size)
             stem = f"{style}_{index:06d}"
@@ -66,7 +67,8 @@ def write_tree(
 
 
 def _write_scene(root: Path, layout: str, split: str, stem: str, scene: Scene, palette: list[int]) -> None:
-    mask = Image.fromarray(scene.mask)
+    labels = np.asarray(scene.mask, np.uint8)
+    mask = Image.fromarray(labels)
     mask.putpalette(palette)
     if layout == "folder":
         image_file, mask_file = root / "images" / split / f"{stem}.png", root / "masks" / split / f"{stem}.png"
@@ -74,25 +76,25 @@ def _write_scene(root: Path, layout: str, split: str, stem: str, scene: Scene, p
         image_file, mask_file = root / "JPEGImages" / f"{stem}.jpg", root / "SegmentationClass" / f"{stem}.png"
     for file in (image_file, mask_file):
         file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(scene.image).save(image_file, **({"quality": 95} if layout == "voc" else {}))
+    Image.fromarray(scene.image).save(image_file, quality=95)
     mask.save(mask_file)
     if layout == "voc":
         annotation = root / "Annotations" / f"{stem}.xml"
         annotation.parent.mkdir(exist_ok=True)
-        annotation.write_text(_annotation(stem, scene), encoding="utf-8")
+        annotation.write_text(_annotation(stem, scene.tags, labels), encoding="utf-8")
 
 
-def _annotation(stem: str, scene: Scene) -> str:
+def _annotation(stem: str, tags: Sequence[str], labels: UInt8[np.ndarray, "H W"]) -> str:
     """VOC's XML: the size, and a box around the visible pixels of each class (1-based, inclusive)."""
-    height, width = scene.mask.shape
+    height, width = labels.shape
     lines = [
         "<annotation>",
         f"  <filename>{escape(stem)}.jpg</filename>",
         f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
         "  <segmented>1</segmented>",
     ]
-    for name in scene.tags:
-        rows, columns = np.nonzero(scene.mask == SCENE_NAMES.index(name) + 1)
+    for name in tags:
+        rows, columns = np.nonzero(labels == SCENE_NAMES.index(name) + 1)
         box = {"xmin": columns.min() + 1, "ymin": rows.min() + 1, "xmax": columns.max() + 1, "ymax": rows.max() + 1}
         corners = "".join(f"<{key}>{value}</{key}>" for key, value in box.items())
         lines.append(f"  <object><name>{name}</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>")

@@ -1,0 +1,163 @@
+"""One block of either tower, and which of its five uses: the same equations, each use for its own reason.
+
+With x the residual stream of T tokens, class token first in the image tower:
+
+    A = LN1(x)      [q k v] = A Wqkv + b      O = softmax(q kᵀ / √d) v      x ← x + O Wout + b
+    z = LN2(x)      x ← x + act(z Wup + b) Wdown + b                        act: GELU or quick GELU
+
+    through(…, causal)      a text's block: a word sees the words before it; torch's fused attention
+    through(…)              an image's block whose attention nobody asks for: fused as well, no T × T matrix
+    through(…, attention)   a block whose attention the refinement averages: a few query rows at a time
+    through(…, keep)        the last block: its inside is kept, because the seeds' backward is written out over it
+    plainly(…)              plain operations, for a gradient to the pixels and for the exported graph
+
+The blocks are written here, not taken from transformers, because the seeds need the inside of the last one and the
+refinement needs averaged attention that is never held for all heads of all blocks. LayerNorm, sums of attention and
+the residual stream are float32 in either precision. Letters: N images or texts, T tokens, d columns of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+QUICK_GELU_SLOPE = 1.702
+MLP_ROWS_AT_ONCE = 256
+CPU_SCORES_AT_ONCE = 2**20
+"""Attention scores computed at a time on the CPU: they, and the rows of the MLP, stay in its cache."""
+GPU_SCORES_AT_ONCE = 2**28
+
+
+@dataclass(frozen=True)
+class LastBlock:
+    """The inside of the last block for N images of T tokens (class token first): all that the seeds need.
+
+    Attributes:
+        residual: (N, T, width) float32, the stream that enters the block.
+        a: (N, T, width) float32, A = LN1(residual).
+        qkv: (N, T, 3, heads, d) in the encoder's precision; q is not scaled.
+        attended: (N, T, width) in the encoder's precision, O: attention's output before its out-projection.
+        middle: (N, T, width) float32, the stream after the attention.
+        hidden: (N, T, 4·width) in the encoder's precision, the MLP before its activation.
+        output: (N, T, width) float32, the stream that leaves the block.
+    """
+
+    residual: Float[Tensor, "N T width"]
+    a: Float[Tensor, "N T width"]
+    qkv: Float[Tensor, "N T 3 heads d"]
+    attended: Float[Tensor, "N T width"]
+    middle: Float[Tensor, "N T width"]
+    hidden: Float[Tensor, "N T inner"]
+    output: Float[Tensor, "N T width"]
+
+
+class Block(nn.Module):
+    """The weights of one block, with its head count and activation."""
+
+    def __init__(self, width: int, inner: int, heads: int, activation: str, eps: float):
+        super().__init__()
+        self.heads, self.activation = heads, activation
+        self.ln1 = nn.LayerNorm(width, eps=eps)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln2 = nn.LayerNorm(width, eps=eps)
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+
+def through(
+    block: Block, x: Tensor, attention: Tensor | None = None, causal: bool = False, keep: bool = True
+) -> tuple[Tensor, LastBlock | None]:
+    """One block over x (N, T, width) float32: what leaves it and, to keep, its inside.
+
+    Its attention, averaged over heads, is added to `attention` (N, T, T).
+    """
+    dtype = block.qkv.weight.dtype
+    a = block.ln1(x)
+    qkv = linear(block.qkv, a.to(dtype)).unflatten(-1, (3, block.heads, -1))
+    on_cpu = x.device.type == "cpu"
+    # torch's fused attention is slow in bfloat16 on the CPU
+    if attention is None and (causal or not on_cpu or dtype == torch.float32):
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2)
+    else:
+        attended = _attend(qkv, attention)
+    attended = attended.flatten(2)
+    middle = x + linear(block.out, attended)
+    if keep:
+        hidden = linear(block.up, block.ln2(middle).to(dtype))
+        output = middle + linear(block.down, activate(hidden, block.activation))
+        return output, LastBlock(x, a, qkv, attended, middle, hidden, output)
+    rows = MLP_ROWS_AT_ONCE if on_cpu else middle.shape[1]
+    output = middle.clone()
+    for part in output.split(rows, 1):
+        hidden = linear(block.up, block.ln2(part).to(dtype))
+        part += linear(block.down, activate(hidden, block.activation, in_place=True))
+    return output, None
+
+
+def plainly(block: Block, x: Tensor) -> Tensor:
+    """What leaves the block, by operations that carry a gradient to x; `through` has none of these."""
+    dtype = block.qkv.weight.dtype
+    query, key, value = block.qkv(block.ln1(x).to(dtype)).unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
+    attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    middle = x + block.out(attended)
+    hidden = block.up(block.ln2(middle).to(dtype))
+    act = F.gelu(hidden) if block.activation == "gelu" else hidden * torch.sigmoid(QUICK_GELU_SLOPE * hidden)
+    return middle + block.down(act)
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """x Wᵀ + b, in float32 on the CPU by oneDNN, which is faster than torch's default there on many machines."""
+    if _ONEDNN is not None and x.device.type == "cpu" and x.dtype == torch.float32:
+        return _ONEDNN(x, layer.weight, layer.bias, "none", [], "")
+    return F.linear(x, layer.weight, layer.bias)
+
+
+_ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+
+
+def activate(hidden: Tensor, activation: str, in_place: bool = False) -> Tensor:
+    """GELU, or quick GELU x · sigmoid(1.702 x)."""
+    if activation == "gelu":
+        return F.gelu(hidden)
+    scaled = hidden.mul_(QUICK_GELU_SLOPE) if in_place else hidden * QUICK_GELU_SLOPE
+    return F.silu(scaled, inplace=True).div_(QUICK_GELU_SLOPE)
+
+
+def slope(hidden: Tensor, activation: str) -> Tensor:
+    """Derivative of GELU or of quick GELU."""
+    if activation == "gelu":
+        bell = torch.exp(hidden.square() / -2) * (0.5 / torch.pi) ** 0.5
+        return 0.5 * (1 + torch.erf(hidden / 2**0.5)) + hidden * bell
+    gate = torch.sigmoid(QUICK_GELU_SLOPE * hidden)
+    return gate * (1 + QUICK_GELU_SLOPE * hidden * (1 - gate))
+
+
+def _attend(qkv: Tensor, attention: Tensor | None) -> Tensor:
+    """Attention output (N, T, heads, d); the mean over heads of the probabilities is added to `attention` (N, T, T).
+
+    Probabilities live for a few query rows at a time, so memory does not grow with T² · heads.
+    """
+    count, tokens, _, heads, depth = qkv.shape
+    at_once = CPU_SCORES_AT_ONCE if qkv.device.type == "cpu" else GPU_SCORES_AT_ONCE
+    images = min(count, max(1, at_once // (heads * tokens * tokens)))
+    rows = min(tokens, max(16, at_once // (images * heads * tokens)))
+    result = qkv.new_empty((count, tokens, heads, depth))
+    for n in range(0, count, images):
+        these = qkv[n : n + images]
+        query, key, value = these.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()  # images · heads, T, d
+        query, key = query * depth**-0.5, key.transpose(1, 2)
+        for row in range(0, tokens, rows):
+            part = slice(row, row + rows)
+            probabilities = torch.softmax(torch.bmm(query[:, part], key), 2)
+            given = torch.bmm(probabilities, value).unflatten(0, (-1, heads))
+            result[n : n + images, part] = given.transpose(1, 2)
+            if attention is not None:
+                sums = probabilities.unflatten(0, (-1, heads)).sum(1, dtype=attention.dtype)
+                attention[n : n + images, part].add_(sums, alpha=1 / heads)
+    return result

@@ -1,0 +1,80 @@
+"""Texts -> token ids, by the tokenizer that belongs to the weights. METHOD.md 0."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vpl.clip.archives import broken, check_text
+from vpl.errors import ModelError
+
+Tokenize = Callable[[Sequence[str]], Tensor]
+"""Texts to token ids (n, longest) int64: start token, words, end token, zeros."""
+
+
+def folder_tokenizer(folder: Path, name: str, context: int) -> Tokenize | None:
+    """Token ids from tokenizer.json or, where there is none, from vocab.json and merges.txt; read on first use."""
+    if (folder / "tokenizer.json").is_file():
+        from tokenizers import Tokenizer
+
+        check_text(folder / "tokenizer.json", name)
+        try:
+            reader = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise broken(f"{name}: tokenizer.json", error) from error
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        from transformers import CLIPTokenizerFast  # type: ignore[attr-defined]  # a lazy name
+        from transformers.utils import logging
+
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            reader = CLIPTokenizerFast.from_pretrained(folder, local_files_only=True).backend_tokenizer
+        except Exception as error:  # the tokenizers library raises bare Exception
+            raise broken(f"{name}: vocab.json or merges.txt", error) from error
+        finally:
+            logging.set_verbosity(before)
+    else:
+        return None
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        try:
+            reader.enable_truncation(context)
+            reader.no_padding()
+            rows = [encoding.ids for encoding in reader.encode_batch(list(texts))]
+        except Exception as error:  # as above
+            raise broken(f"{name}: its tokenizer", error) from error
+        if not all(rows):
+            raise ModelError(f"the tokenizer of {name} makes no token of a text; give the weights' own tokenizer.")
+        return _padded(rows)
+
+    return tokenize
+
+
+def openai_tokenizer(context: int) -> Tokenize:
+    """Token ids with CLIP's own vocabulary, from the extra package that carries it; imported on first use."""
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        try:
+            from instant_clip_tokenizer import Tokenizer
+        except ImportError as error:
+            raise ModelError(
+                "OpenAI's weights bring no tokenizer, and the package that carries it is not installed: "
+                "pip install 'vpl-seg[openai]'."
+            ) from error
+        reader = Tokenizer()
+        start, end = reader.start_of_text(), reader.end_of_text()
+        return _padded([[start, *reader.encode(text)[: context - 2], end] for text in texts])
+
+    return tokenize
+
+
+def _padded(rows: list[list[int]]) -> Tensor:
+    """Rows of unequal length as (n, longest) int64, zeros after the end."""
+    ids = torch.zeros((len(rows), max(map(len, rows), default=0)), dtype=torch.int64)
+    for row, values in zip(ids, rows, strict=True):
+        row[: len(values)] = torch.tensor(values)
+    return ids

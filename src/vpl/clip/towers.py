@@ -1,0 +1,90 @@
+"""The two towers: blocks between an embedding and a projection, of the sizes that the weights' shapes tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vpl.clip.block import Block
+from vpl.clip.weights import Architecture
+from vpl.errors import ModelError
+
+OPENAI_HEAD_WIDTH = 64
+
+
+class _Tower(nn.Module):
+    """The blocks that both towers have."""
+
+    blocks: Sequence[Block]
+
+    def __init__(self, width: int, inner: int, layers: int, heads: int, activation: str, eps: float):
+        super().__init__()
+        self.heads, self.activation = heads, activation
+        blocks = (Block(width, inner, heads, activation, eps) for _ in range(layers))
+        self.blocks = nn.ModuleList(blocks)  # type: ignore[assignment]  # a ModuleList does not say of what
+
+
+class ImageTower(_Tower):
+    def __init__(self, width: int, patch: int, grid: int, dim: int, **shared):
+        super().__init__(width, **shared)
+        self.patch = nn.Parameter(torch.empty(width, 3, patch, patch))
+        self.start = nn.Parameter(torch.empty(width))
+        self.positions = nn.Parameter(torch.empty(1 + grid * grid, width))
+        self.ln_pre = nn.LayerNorm(width, eps=shared["eps"])
+        self.ln_post = nn.LayerNorm(width, eps=shared["eps"])
+        self.projection = nn.Parameter(torch.empty(width, dim))
+
+
+class TextTower(_Tower):
+    def __init__(self, width: int, words: int, context: int, dim: int, **shared):
+        super().__init__(width, **shared)
+        self.words = nn.Parameter(torch.empty(words, width))
+        self.positions = nn.Parameter(torch.empty(context, width))
+        self.ln_final = nn.LayerNorm(width, eps=shared["eps"])
+        self.projection = nn.Parameter(torch.empty(width, dim))
+
+
+def towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str) -> tuple[ImageTower, TextTower]:
+    """Towers of the sizes that the weights' shapes tell."""
+
+    def shape(key: str, dimensions: int) -> torch.Size:
+        if key not in weights or weights[key].ndim != dimensions or 0 in weights[key].shape:
+            raise ModelError(
+                f"{name} is no complete CLIP ViT: {key} is missing or of a wrong shape. Give the original weights."
+            )
+        return weights[key].shape
+
+    def shared(side: str, heads: int | None, activation: str, eps: float) -> dict:
+        width = shape(f"{side}.projection", 2)[0]
+        heads = max(1, width // OPENAI_HEAD_WIDTH) if heads is None else heads
+        if heads < 1 or width % heads:
+            raise ModelError(f"{name}: {heads} attention heads do not divide {width} columns. Correct config.json.")
+        if activation not in ("quick_gelu", "gelu"):
+            raise ModelError(f"{name}: the activation {activation!r} is unknown; expected quick_gelu or gelu.")
+        if not 0 < eps < 1:
+            raise ModelError(f"{name}: LayerNorm's epsilon is {eps}; expected a small number such as 1e-05.")
+        layers = len({key.split(".")[2] for key in weights if key.startswith(f"{side}.blocks.")})
+        inner = shape(f"{side}.blocks.0.up.weight", 2)[0]
+        return {"inner": inner, "layers": layers, "heads": heads, "activation": activation, "eps": eps}
+
+    width, channels, patch, _ = shape("image.patch", 4)
+    cells = shape("image.positions", 2)[0] - 1
+    grid = round(cells**0.5)
+    if not grid or grid * grid != cells or channels != 3:
+        raise ModelError(
+            f"{name} has {cells} patch positions and {channels} channels; expected a square grid and 3 channels. "
+            "Give the original weights."
+        )
+    dim = shape("image.projection", 2)[1]
+    words, text_width = shape("text.words", 2)
+    image = ImageTower(
+        width, patch, grid, dim,
+        **shared("image", architecture.image_heads, architecture.image_activation, architecture.image_eps),
+    )  # fmt: skip
+    text = TextTower(
+        text_width, words, shape("text.positions", 2)[0], dim,
+        **shared("text", architecture.text_heads, architecture.text_activation, architecture.text_eps),
+    )  # fmt: skip
+    return image, text
