@@ -2,16 +2,20 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test quick lint
 demo: .venv/ready
 	$(BIN)/vpl demo --out demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest -n 2
 
+quick: .venv/ready
+	$(BIN)/python -m pytest -n 2 -m "not slow"
+
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # torch first and exactly: looser requests pull gigabytes of CUDA on machines that have no GPU.
 .venv/ready: pyproject.toml constraints.txt
