@@ -250,3 +250,10 @@ def test_a_reason_stands_beside_its_value():
     lines = [line for line in written.splitlines() if "vpl tune" in line]
     assert len(lines) == 1 and lines[0].startswith("phi = 0.5 #") and lines[0].endswith("0.5 has the best score.")
     assert tomllib.loads(written) == tomllib.loads(Config().to_toml())
+
+
+def test_a_file_of_before_with_a_value_that_is_gone_is_read(tmp_path):
+    (tmp_path / "old.toml").write_text("[train]\ncache_gb = 2.0\nsteps = 7\n")
+    assert Config.from_toml(tmp_path / "old.toml").train.steps == 7
+    with pytest.raises(ConfigError, match=r"unknown configuration key 'train.cache_gb'"):
+        Config().with_values({"train.cache_gb": 1.0})

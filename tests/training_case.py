@@ -21,6 +21,8 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.edges import images
 from vpl.network import train
+from vpl.network.crops import Item
+from vpl.network.team import place
 
 CLASSES = ClassSet(("red", "green"), background=("grey",))
 SIZES = ((40, 56), (33, 47), (64, 40), (24, 24))
@@ -35,7 +37,7 @@ def config(**changes) -> Config:
     return Config().with_values(VALUES | {key.replace("__", "."): one for key, one in changes.items()})
 
 
-def make_items(folder: Path) -> list[train.Item]:
+def make_items(folder: Path) -> list[Item]:
     """Grey images with a red or green rectangle each, or both, and a band of ignored pixels."""
     generator = np.random.default_rng(0)
     items = []
@@ -50,7 +52,7 @@ def make_items(folder: Path) -> list[train.Item]:
             image[rows, columns] = (220, 30, 30) if label == 1 else (30, 200, 30)
             mask[rows, columns] = label
         mask[: 2 * number] = 255
-        item = train.Item(f"image{number}", folder / f"{number}.png", folder / f"{number}_mask.png", tags)
+        item = Item(f"image{number}", folder / f"{number}.png", folder / f"{number}_mask.png", tags)
         Image.fromarray(image).save(item.image)
         images.write_mask(item.mask, mask, CLASSES.palette())
         items.append(item)
@@ -76,7 +78,7 @@ def main(clip_folder: str, data: str, run: str, out: str) -> None:
     clip = FrozenClip.load(clip_folder, device="cpu")
     Path(data).mkdir(exist_ok=True)
     records = numbers(fit(clip, make_items(Path(data)), Path(run)))
-    if train.is_first_process():
+    if place().leads:
         Path(out).write_text(json.dumps(records))
 
 

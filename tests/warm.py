@@ -48,7 +48,7 @@ def command(stage: str, folder: Path, tree: Path) -> list:
         given += [f"--{name}images", tree / "images" / place, f"--{name}tags", tree / f"{place}.csv"]
         given += [f"--{name}masks", tree / "masks" / place]
     small = {"train.checkpoint_every": 2, "train.crop": SIDE, "train.batch": 2, "decoder.width": 16, "decoder.heads": 2}
-    small |= {"crf.rounds": 2, "predict.scales": "[1.0]", "train.cache_gb": 0.1, "train.flip": "false"}
+    small |= {"crf.rounds": 2, "predict.scales": "[1.0]", "train.flip": "false"}
     small |= {"train.scale_low": 1.0, "train.scale_high": 1.0, "data.split": "train", "validation.split": "val"}
     for key, one in small.items():
         given += ["--set", f"{key}={one}"]

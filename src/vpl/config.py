@@ -43,6 +43,8 @@ FAST_CELL = 2  # ours: side of the cells of mode "fast", pixels
 FAST_PIXELS = 256 * 256  # ours: mode "fast" is exact on smaller images, where it is quick anyway
 FAST_COLOUR = 1.3  # ours: widens σ_rgb of mode "fast", whose averaged colours make fewer, larger groups
 FAST_SMOOTH = 1.2  # ours: widens the smoothness kernel of mode "fast"; both chosen for labels equal to exact ones
+GONE = frozenset({"train.cache_gb"})
+"""Values of earlier versions that shaped no result: files that still hold them are read."""
 MOST_TOML_BYTES = 2**20  # longer configuration files are refused
 MANY_REGIONS = 50_000  # ours: from here on prototypes are learned with momentum; VOC, with fewer, as InMaP does
 REGIONS_AT_ONCE = 1024  # ours: rows of one pass there, few enough that they stay in the cache
@@ -279,7 +281,6 @@ class TrainConfig(Section):
     online_from: float = value(0.5, OURS, "share of the steps after which they do", low=0.0, high=1.0)
     online_temperature: float = value(0.1, OURS, "temperature of these affinities", low=1e-3, high=10.0)
     precision: str = value("float32", OURS, "number format of the network's passes", choices=("float32", "bfloat16"))
-    cache_gb: float = value(0.0, OURS, "disk for frozen features where nothing is augmented, GB; 0: off", low=0.0)
     checkpoint_every: int = value(500, OURS, "steps between checkpoints", low=1)
 
 
@@ -387,7 +388,7 @@ class Config:
         values: dict[str, object] = {}
         for key, given in tree.items():
             values |= {f"{key}.{name}": one for name, one in given.items()} if isinstance(given, dict) else {key: given}
-        return (base or cls()).with_values(values)
+        return (base or cls()).with_values({key: given for key, given in values.items() if key not in GONE})
 
 
 def _parsed(given, kind):

@@ -90,7 +90,7 @@ def test_a_larger_encoder_scale_is_in_the_graph(clips, tmp_path):
     """Another CLIP (patch 16, GELU) at scale 1.5; in torch, where it needs no export."""
     run = finished_run(tmp_path / "run", clips["wide"], clip__scale=1.5, train__steps=10)
     predictor = vpl.load(run, device="cpu")
-    network = graph.Network(predictor.card, *predictor.parts).eval()
+    network = graph.Graph(predictor.card, *predictor.parts).eval()
     for number, size in enumerate(SIZES):
         with torch.no_grad():
             found = network(torch.from_numpy(photo(size, number))).numpy()

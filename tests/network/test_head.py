@@ -11,7 +11,9 @@ import torch
 from vpl.classes import ClassSet
 from vpl.config import CrfConfig, DecoderConfig, PredictConfig
 from vpl.errors import ConfigError, ModelError
-from vpl.network.head import Card, Decoder, Student, is_student, to_pixels
+from vpl.network.card import Card
+from vpl.network.head import Decoder, Seen, to_pixels
+from vpl.network.student import Student, is_student
 
 SMALL = DecoderConfig(width=16, blocks=2, heads=4)
 
@@ -19,6 +21,21 @@ SMALL = DecoderConfig(width=16, blocks=2, heads=4)
 def features(blocks=3, count=2, tokens=12, width=10):
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn(count, tokens, width, generator=generator) for _ in range(blocks))
+
+
+class Given(Seen):
+    """Features as they are given, without an encoder."""
+
+    def __init__(self, blocks, grid):
+        super().__init__(torch.zeros(1, 3, 8, 8), None)
+        self.given, self.shape = blocks, grid
+
+    blocks = property(lambda self: self.given)
+    grid = property(lambda self: self.shape)
+
+
+def answer(head, blocks, grid=(3, 4)):
+    return head(Given(blocks, grid)).logits
 
 
 def decoder(classes=4, config=SMALL) -> Decoder:
@@ -62,34 +79,34 @@ def slow_logits(head: Decoder, blocks, grid):
 
 def test_agrees_with_the_equation_written_out():
     head, blocks = decoder(), features()
-    torch.testing.assert_close(head(blocks, (3, 4)), slow_logits(head, blocks, (3, 4)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(answer(head, blocks), slow_logits(head, blocks, (3, 4)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("grid", [(1, 1), (1, 7), (5, 3), (6, 6)])
 def test_any_grid(grid):
     head = decoder()
-    assert head(features(tokens=grid[0] * grid[1]), grid).shape == (2, 5, *grid)
+    assert answer(head, features(tokens=grid[0] * grid[1]), grid).shape == (2, 5, *grid)
 
 
 def test_an_image_does_not_depend_on_the_others_of_its_batch():
     head, blocks = decoder(), features()
-    alone = head(tuple(block[1:] for block in blocks), (3, 4))
-    torch.testing.assert_close(head(blocks, (3, 4))[1:], alone, rtol=1e-5, atol=1e-6)
+    alone = answer(head, tuple(block[1:] for block in blocks))
+    torch.testing.assert_close(answer(head, blocks)[1:], alone, rtol=1e-5, atol=1e-6)
 
 
 def test_no_gradient_reaches_the_features():
     head, blocks = decoder(), tuple(block.requires_grad_() for block in features())
-    head(blocks, (3, 4)).square().sum().backward()
+    answer(head, blocks).square().sum().backward()
     assert all(block.grad is None for block in blocks)
     assert all(weight.grad is not None and weight.grad.abs().sum() > 0 for weight in head.parameters())
 
 
 def test_every_block_of_the_encoder_counts():
     head, blocks = decoder(), features()
-    before = head(blocks, (3, 4))
+    before = answer(head, blocks)
     for number in range(3):
         changed = [block.flip(1) if place == number else block for place, block in enumerate(blocks)]
-        assert not torch.allclose(head(changed, (3, 4)), before, atol=1e-3)
+        assert not torch.allclose(answer(head, changed), before, atol=1e-3)
 
 
 def test_bilinear_with_half_pixel_centres():
@@ -101,7 +118,9 @@ def test_errors_say_what_to_do():
     with pytest.raises(ConfigError, match=r"decoder.width is 18 and decoder.heads is 4; .* --set decoder.width=20"):
         Decoder(3, 10, 4, DecoderConfig(width=18, heads=4))
     with pytest.raises(ModelError, match=r"features of 2 blocks; expected 3. Use the CLIP that it was trained with"):
-        decoder()(features(blocks=2), (3, 4))
+        answer(decoder(), features(blocks=2))
+    with pytest.raises(ModelError, match=r"reads the features of a CLIP, and none was given"):
+        decoder()(Seen(torch.zeros(1, 3, 8, 8), None))
     with pytest.raises(ConfigError, match=r"decoder.network is 'unet'; expected decoder, or hf:<name or folder>"):
         is_student(DecoderConfig(network="unet"))
     assert is_student(DecoderConfig(network="hf:some/name")) and not is_student(SMALL)
@@ -122,11 +141,11 @@ def segformer_folder(tmp_path_factory):
 def test_student_from_a_configuration_folder_and_from_its_description(segformer_folder):
     student = Student.pretrained(f"hf:{segformer_folder}", classes=4).eval()
     pixels = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
-    logits = student(pixels)
+    logits = student(Seen(pixels, None)).logits
     assert logits.shape == (2, 5, 10, 14)
     again = Student.from_description(json.loads(json.dumps(student.describe()))).eval()
     again.load_state_dict(student.state_dict())
-    assert torch.equal(again(pixels), logits)
+    assert torch.equal(again(Seen(pixels, None)).logits, logits)
 
 
 def test_student_errors(tmp_path):

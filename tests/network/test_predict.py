@@ -21,6 +21,7 @@ from vpl.edges.datasets import Sample
 from vpl.errors import ConfigError, DataError, ModelError
 from vpl.method import crf
 from vpl.network import predict, train
+from vpl.network.head import Seen
 from vpl.network.predict import SINGLE, Protocol, predict_folder
 
 FULL = Protocol((0.75, 1.0), flip=True, crf=True)
@@ -63,7 +64,7 @@ def slow_shares(predictor, image: np.ndarray, scales, flip: bool) -> np.ndarray:
             pixels = images.to_pixels(seen, card.patch, card.mean, card.std, scale * card.scale)[None]
             features = clip.encode(pixels, keep_blocks=True)
             with torch.no_grad():
-                logits = predictor._head(features.blocks, features.grid)
+                logits = predictor._head.logits(predictor._head.tokens(features.blocks), features.grid)
             full = F.interpolate(logits, image.shape[:2], mode="bilinear", align_corners=False)[0].softmax(0)
             votes.append(full.flip(-1) if mirrored else full)
     return torch.stack(votes).mean(0).numpy()
@@ -242,7 +243,7 @@ def test_a_student_needs_no_clip(tiny_clip, items, tmp_path):
     assert windowed.predict(image).shape == (50, 70)
     with torch.no_grad():
         pixels = images.to_pixels(image, 8, student.card.mean, student.card.std)[None]
-        expected = F.interpolate(student._head(pixels), (50, 70), mode="bilinear")[0].argmax(0)
+        expected = F.interpolate(student._head(Seen(pixels, None)).logits, (50, 70), mode="bilinear")[0].argmax(0)
     assert np.array_equal(student.predict(image), expected.numpy())
 
 

@@ -24,10 +24,20 @@ from safetensors.torch import load_file
 import training_case as case
 from vpl.edges import images, storage
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.network import train
-from vpl.network.head import Card
+from vpl.network import crops, train
+from vpl.network.card import Card
+from vpl.network.team import Place, place
 
 CASE = Path(case.__file__)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in the order of the processes that these tests start, so that weights are equal to the bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +82,7 @@ def painted(height: int, width: int, generator: np.random.Generator) -> tuple[np
 def test_image_and_mask_are_cut_alike(seed, height, width, zoom, scatter):
     generator = np.random.default_rng(seed)
     image, mask = painted(height, width, generator)
-    crop, labels, (rows, columns), whole = train.cut(image, mask, zoom, 48, (9, 8, 7), generator, scatter=scatter)
+    crop, labels, (rows, columns), whole = crops.cut(image, mask, zoom, 48, (9, 8, 7), generator, scatter=scatter)
     assert crop.shape == (48, 48, 3) and labels.shape == (48, 48)
     inside = np.zeros((48, 48), bool)
     inside[rows, columns] = True
@@ -88,7 +98,7 @@ def test_a_crop_at_scale_one_is_a_window_of_the_image():
     generator = np.random.default_rng(0)
     image = generator.integers(0, 256, (60, 70, 3)).astype(np.uint8)
     mask = generator.integers(0, 3, (60, 70)).astype(np.uint8)
-    crop, labels, _, whole = train.cut(image, mask, 1.0, 32, (0, 0, 0), generator, scatter=True)
+    crop, labels, _, whole = crops.cut(image, mask, 1.0, 32, (0, 0, 0), generator, scatter=True)
     places = [
         (row, column)
         for row in range(29)
@@ -103,7 +113,7 @@ def test_a_crop_at_scale_one_is_a_window_of_the_image():
 def load(item, clip, generator=0, side=32, **changes):
     chosen = case.config(**changes)
     rng = np.random.default_rng(generator)
-    return train.load_crop(item, case.CLASSES, clip, chosen.clip, chosen.train, side, rng)
+    return crops.load_crop(item, case.CLASSES, clip, chosen.clip, chosen.train, side, rng)
 
 
 def test_flip_moves_image_mask_and_padding_together(tiny_clip, items):
@@ -123,13 +133,12 @@ def test_flip_moves_image_mask_and_padding_together(tiny_clip, items):
 
 def test_a_crop_says_what_it_shows(tiny_clip, items):
     whole = load(items[3], tiny_clip, train__flip=False, train__scale_low=1.0, train__scale_high=1.0)
-    assert whole.repeatable
     assert whole.visible.tolist() == [False, True] and whole.absent.tolist() == [True, False]
     assert whole.inside[:3, :3].min() == 1.0 and whole.inside[3:].max() == 0.0
     assert whole.pixels[:, 24:].abs().max() == 0.0 and (whole.target[24:] == 255).all()
     for seed in range(30):
         crop = load(items[2], tiny_clip, seed, train__scale_low=1.5)
-        assert not crop.repeatable and not crop.absent.any()
+        assert not crop.absent.any()
         assert crop.visible.tolist() == [bool((crop.target == label).any()) for label in (1, 2)]
 
 
@@ -150,13 +159,13 @@ def test_masks_that_do_not_fit_are_refused(tiny_clip, items, tmp_path):
 
 def test_every_epoch_reads_every_item_once():
     for epoch in range(3):
-        assert sorted(train.item_number(5, epoch * 7 + place, 7) for place in range(7)) == list(range(7))
-    orders = [[train.item_number(seed, place, 50) for place in range(50)] for seed in (0, 1)]
+        assert sorted(crops.item_number(5, epoch * 7 + place, 7) for place in range(7)) == list(range(7))
+    orders = [[crops.item_number(seed, place, 50) for place in range(50)] for seed in (0, 1)]
     assert orders[0] != orders[1]
 
 
 def test_crop_side_is_a_multiple_of_the_patch():
-    assert [train.crop_side(crop, 16) for crop in (16, 17, 320)] == [16, 32, 320]
+    assert [crops.crop_side(crop, 16) for crop in (16, 17, 320)] == [16, 32, 320]
 
 
 # ---------------------------------------------------------------------------------------------------------- training
@@ -303,7 +312,7 @@ def test_nan_names_the_images_of_its_batch(tiny_clip, items, tmp_path):
     broken = case.prototypes(tiny_clip.dim)
     broken[0] = float("nan")
     chosen = case.config(train__batch=2)
-    ids = [items[train.item_number(0, place, 4)].id for place in range(2)]
+    ids = [items[crops.item_number(0, place, 4)].id for place in range(2)]
     with pytest.raises(RunError, match=rf"the loss is nan .* on the images {ids[0]}, {ids[1]}\. Look at these images"):
         list(train.fit(items, tiny_clip, case.CLASSES, broken, chosen, tmp_path))
     assert not (tmp_path / "network" / "network.json").exists()
@@ -324,25 +333,6 @@ def test_a_student_learns_and_resumes(tiny_clip, items, tmp_path):
     stopped.close()
     assert case.numbers(case.fit(tiny_clip, items, tmp_path / "two", **changes)) == case.numbers(records)[2:]
     assert same_weights(tmp_path / "one", tmp_path / "two")
-
-
-def test_kept_features_change_nothing(tiny_clip, items, tmp_path, monkeypatch):
-    plain = {"train__flip": False, "train__scale_low": 1.0, "train__scale_high": 1.0, "train__crop": 64}
-    without = list(case.fit(tiny_clip, items, tmp_path / "without", **plain))
-    seen = []
-    encode = type(tiny_clip).encode
-    monkeypatch.setattr(type(tiny_clip), "encode", lambda *a, **k: seen.append(len(a[1])) or encode(*a, **k))
-    records = list(case.fit(tiny_clip, items, tmp_path / "with", train__cache_gb=1.0, **plain))
-    assert seen == [1, 1, 1, 1]
-    np.testing.assert_allclose(case.numbers(records), case.numbers(without), rtol=1e-4, atol=1e-5)
-    assert not (tmp_path / "with" / "network" / "features").exists()
-    seen.clear()
-    one = 4 * 64 * (3 * tiny_clip.width + tiny_clip.dim)
-    stopped = case.fit(tiny_clip, items, tmp_path / "bounded", train__cache_gb=2.5 * one / 1e9, **plain)
-    next(stopped)
-    kept = list((tmp_path / "bounded" / "network" / "features").iterdir())
-    assert len(kept) == 2 and sum(path.stat().st_size for path in kept) <= 2.5 * one
-    stopped.close()
 
 
 def test_what_does_not_fit_together_is_said_at_once(tiny_clip, items, tmp_path):
@@ -421,18 +411,35 @@ def test_kill_and_restart_give_the_same_weights(finished, tiny_folder, tiny_clip
     assert same_weights(finished[0], tmp_path / "run")
 
 
-def test_own_device(monkeypatch):
-    assert train.own_device("auto") == "auto" and train.is_first_process()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("RANK", "1")
+def launched(monkeypatch, **variables):
+    for name, text in ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} | variables).items():
+        monkeypatch.setenv(name, text)
+
+
+def test_a_process_knows_its_place(monkeypatch):
+    assert place() == Place() and place().device("auto") == "auto" and place().leads
+    launched(monkeypatch, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert train.own_device("auto") == "cuda:1" and train.own_device("cpu") == "cpu"
-    assert not train.is_first_process()
+    assert place() == Place(1, 2, 1) and not place().leads
+    assert place().device("auto") == "cuda:1" and place().device("cpu") == "cpu"
+
+
+def test_stray_variables_are_no_launch(monkeypatch):
+    for name, text in (("RANK", "1"), ("RANK", "x"), ("WORLD_SIZE", "2"), ("WORLD_SIZE", "")):
+        monkeypatch.setenv(name, text)
+        assert place() == Place()
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize("rank, count", [("x", "2"), ("2", "2"), ("-1", "2"), ("0", "0")])
+def test_a_launch_without_sense_is_one_sentence(monkeypatch, rank, count):
+    launched(monkeypatch, RANK=rank, WORLD_SIZE=count)
+    with pytest.raises(ConfigError, match=rf"its place is RANK={rank}, WORLD_SIZE={count}.*unset these variables"):
+        place()
 
 
 def test_one_pixel_images_train(tiny_clip, tmp_path):
-    item = train.Item("dot", tmp_path / "dot.png", tmp_path / "dot_mask.png", ("red",))
+    item = crops.Item("dot", tmp_path / "dot.png", tmp_path / "dot_mask.png", ("red",))
     Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(item.image)
     images.write_mask(item.mask, np.ones((1, 1), np.uint8), case.CLASSES.palette())
     records = list(case.fit(tiny_clip, [item], tmp_path, train__steps=2, train__batch=3))

@@ -23,7 +23,8 @@ from vpl.edges import storage
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.exports import formats, graph
 from vpl.network import hub, predict
-from vpl.network.head import STUDENT_PREFIX, Card
+from vpl.network.card import Card
+from vpl.network.student import STUDENT_PREFIX
 from vpl.runs.folder import Failure, read_facts, read_json
 from vpl.runs.stages import Progress, dataset_of, silent
 

@@ -27,7 +27,8 @@ from vpl import __version__
 from vpl.clip.block import plainly
 from vpl.clip.model import FrozenClip
 from vpl.errors import ModelError
-from vpl.network.head import Card, Decoder, Student, to_pixels
+from vpl.network.card import Card
+from vpl.network.head import Network, Seen, to_pixels
 
 NETWORK_FILE = "network.onnx"
 OPSET = 18
@@ -36,14 +37,14 @@ _CUBIC = -0.5
 _FINEST_SCALE = 1000
 
 
-class Network(nn.Module):
+class Graph(nn.Module):
     """(H, W, 3) RGB uint8 to (H, W) uint8 label values: 0 background, c + 1 class c.
 
     Args:
         clip: the frozen CLIP on the CPU in float32; None for a student.
     """
 
-    def __init__(self, card: Card, head: Decoder | Student, clip: FrozenClip | None):
+    def __init__(self, card: Card, head: Network, clip: FrozenClip | None):
         super().__init__()
         self.head, self.clip = head, clip
         self.patch, self.longest = card.patch, card.max_side
@@ -63,7 +64,7 @@ class Network(nn.Module):
         grid = tuple((side * up + down - 1) // down for side in shown)
         pixels = resize(pixels, tuple(side * self.patch for side in grid), _cubic, 2)
         pixels = ((pixels / 255 - self.mean) / self.std)[None]
-        logits = self.head(pixels) if self.clip is None else self.head(self._blocks(pixels[0], grid), grid)
+        logits = self.head(_Traced(pixels, grid, self.clip)).logits
         shares = to_pixels(logits, shown).softmax(dim=1)
         best = to_pixels(shares[:, :1], (height, width))
         labels = torch.zeros_like(best, dtype=torch.uint8)
@@ -73,13 +74,26 @@ class Network(nn.Module):
             best = torch.maximum(one, best)
         return labels[0, 0]
 
-    def _blocks(self, pixels: Float[Tensor, "3 height width"], grid) -> list[Float[Tensor, "1 hw channels"]]:
-        """Patch tokens that leave each block of CLIP: `FrozenClip.encode` without a branch on the size."""
-        tower, (h, w), side = self.clip.image, grid, self.patch
-        rows = pixels.reshape(3, h, side, w, side).permute(1, 3, 0, 2, 4).reshape(1, h * w, 3 * side * side)
+
+class _Traced(Seen):
+    """One image whose features come from the encoder's steps without a branch on the size."""
+
+    def __init__(self, pixels: Float[Tensor, "1 3 H W"], grid: tuple[int, int], clip: FrozenClip | None):
+        super().__init__(pixels, clip)
+        self._grid = grid
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self._grid
+
+    @property
+    def blocks(self) -> list[Float[Tensor, "1 hw width"]]:
+        """Patch tokens that leave each block of CLIP, as `FrozenClip.encode` has them."""
+        (h, w), side, tower = self._grid, self._clip.patch, self._clip.image
+        rows = self.pixels[0].reshape(3, h, side, w, side).permute(1, 3, 0, 2, 4).reshape(1, h * w, 3 * side * side)
         known = round((tower.positions.shape[0] - 1) ** 0.5)
         square = tower.positions[1:].T.reshape(1, -1, known, known)
-        moved = to_pixels(square, grid)[0].flatten(1).T
+        moved = to_pixels(square, self._grid)[0].flatten(1).T
         x = torch.cat([tower.start.expand(1, 1, -1), rows @ tower.patch.flatten(1).T], dim=1)
         x = tower.ln_pre(x + torch.cat([tower.positions[:1], moved]))
         tokens = []
@@ -134,7 +148,7 @@ def _lanczos(x: Tensor) -> Tensor:
     return (torch.sinc(x) * torch.sinc(x / 3)).where(x.abs() < 3, 0.0)
 
 
-def write(path: Path, card: Card, head: Decoder | Student, clip: FrozenClip | None) -> None:
+def write(path: Path, card: Card, head: Network, clip: FrozenClip | None) -> None:
     """Write the network as ONNX: input `image` (height, width, 3) uint8, output `labels` (height, width) uint8.
 
     The model's metadata tell the classes, the CLIP and its hash; they are texts, `classes` and `colors` JSON.
@@ -146,7 +160,7 @@ def write(path: Path, card: Card, head: Decoder | Student, clip: FrozenClip | No
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError('onnx and onnxscript are not installed; pip install "vpl-seg[onnx]".') from error
-    network = Network(card, head, clip).eval()
+    network = Graph(card, head, clip).eval()
     any_size = torch.export.Dim.DYNAMIC
     example = torch.zeros((5 * card.patch + 3, 7 * card.patch + 1, 3), dtype=torch.uint8)
     told = logging.getLogger("torch.onnx")

@@ -37,7 +37,8 @@ from vpl.judge.ablations import NETWORK, ROW_NAMES, Ablation, Setting, short
 from vpl.judge.bench import MASK_STAGES, Bench
 from vpl.method import labels, signs
 from vpl.method.metrics import Confusion
-from vpl.network import predict, train
+from vpl.network import predict
+from vpl.network.card import NETWORK_FOLDER
 from vpl.pages import plots
 from vpl.runs.folder import read_json, scores_of, write_json
 from vpl.runs.stages import Progress, Run, dataset_of, silent, split_of
@@ -583,7 +584,7 @@ def _train(
         predictor = predict.load(masks, clip)
         held_out = [one for one in dataset_of(config.validation, run.classes).samples if one.mask is not None]
         made = predict.evaluate(predictor, held_out)
-    shutil.rmtree(masks / train.NETWORK_FOLDER)
+    shutil.rmtree(masks / NETWORK_FOLDER)
     rows = {"single": _row(made.single, material.classes), "full": _row(made.full, material.classes)}
     return _described(material, config) | {"split": "val", "images": made.images, "rows": rows}
 

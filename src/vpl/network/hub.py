@@ -27,7 +27,9 @@ from vpl.clip.model import FrozenClip
 from vpl.clip.weights import Architecture
 from vpl.edges import storage
 from vpl.errors import ModelError
-from vpl.network.head import Card, Decoder, Student
+from vpl.network.card import Card
+from vpl.network.head import Network
+from vpl.network.student import Student
 
 WEIGHTS_FILE, CONFIG_FILE, PIXELS_FILE, README_FILE = (
     "model.safetensors", "config.json", "preprocessor_config.json", "README.md",
@@ -46,9 +48,7 @@ def is_folder(folder: Path) -> bool:
         return False
 
 
-def write(
-    folder: Path, card: Card, head: Decoder | Student, clip: FrozenClip | None, evaluations: Sequence[Mapping]
-) -> None:
+def write(folder: Path, card: Card, head: Network, clip: FrozenClip | None, evaluations: Sequence[Mapping]) -> None:
     """Write the folder.
 
     Args:
@@ -92,7 +92,7 @@ def write(
     storage.write_text_atomic(folder / README_FILE, model_card(card, evaluations))
 
 
-def read(folder: Path, device: str = "auto") -> tuple[Card, Decoder | Student, FrozenClip | None]:
+def read(folder: Path, device: str = "auto") -> tuple[Card, Network, FrozenClip | None]:
     """The network of a folder that `write` made, and its CLIP (None: a student has none).
 
     Raises:

@@ -34,9 +34,9 @@ from vpl.errors import ConfigError, DataError, ModelError, RunError
 from vpl.method import crf
 from vpl.method.metrics import Confusion
 from vpl.network import hub
-from vpl.network.head import CARD_FILE, WEIGHTS_FILE, Card, Decoder, Student, to_pixels
+from vpl.network.card import CARD_FILE, NETWORK_FOLDER, WEIGHTS_FILE, Card
+from vpl.network.head import Network, Seen, to_pixels
 
-NETWORK_FOLDER = "network"
 OVERLAP = 4
 """Neighbouring windows share at least one part in this many. [ours]"""
 
@@ -76,14 +76,14 @@ class Predictor:
     Make one with `load`. `classes` are its foreground classes, `full` is the second protocol of METHOD.md 6.
     """
 
-    def __init__(self, card: Card, head: Decoder | Student, clip: FrozenClip | None, device: torch.device):
+    def __init__(self, card: Card, head: Network, clip: FrozenClip | None, device: torch.device):
         self.card, self.classes = card, card.classes
         self.full = full_protocol(card.predict)
         self._head, self._clip, self._device = head.to(device).eval(), clip, device
         self._views_at_once = 2
 
     @property
-    def parts(self) -> tuple[Decoder | Student, FrozenClip | None]:
+    def parts(self) -> tuple[Network, FrozenClip | None]:
         """The network, and the CLIP that it reads (None: a student needs none)."""
         return self._head, self._clip
 
@@ -167,10 +167,7 @@ class Predictor:
         return total / counts
 
     def _look(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P gh gw"]:
-        if self._clip is None:
-            return self._head(pixels).float()
-        features = self._clip.encode(pixels, attention_blocks=0, keep_blocks=True, keep_last=False)
-        return self._head(features.blocks, features.grid).float()
+        return self._head(Seen(pixels, self._clip)).logits.float()
 
 
 def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: str = "auto") -> Predictor:
@@ -203,7 +200,7 @@ def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: 
     except (SafetensorError, ValueError, KeyError) as error:
         raise ModelError(f"the weights {folder / WEIGHTS_FILE} are damaged ({error}); {_AGAIN}") from error
     head = card.head_of(weights, f"the weights {folder / WEIGHTS_FILE}", _AGAIN)
-    if card.student is not None:
+    if not head.reads_clip:
         return Predictor(card, head, None, _device(device))
     if not isinstance(clip, FrozenClip):
         clip = FrozenClip.load(clip or card.clip_name, device=device)

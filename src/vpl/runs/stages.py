@@ -18,7 +18,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -41,7 +40,8 @@ from vpl.errors import ConfigError, DataError, RunError, VplError
 from vpl.machine import Clock, cores
 from vpl.method import labels, prototypes, signs
 from vpl.method.metrics import Confusion
-from vpl.network import predict, train
+from vpl.network import card, predict, team, train
+from vpl.network.crops import Item
 from vpl.runs.folder import (
     STAGE_FOLDERS,
     RunFolder,
@@ -177,8 +177,9 @@ class Run(RunFolder):
         image_workers: int | None = None,
         progress: Progress = silent,
     ):
-        super().__init__(folder, config, leads=train.is_first_process())
-        self.device = train.own_device(device)
+        place = team.place()
+        super().__init__(folder, config, leads=place.leads)
+        self.place, self.device = place, place.device(device)
         self.image_workers = image_workers or cores()
         self.progress = progress
         self._portions = labels.Portions()
@@ -551,12 +552,12 @@ class Run(RunFolder):
 
     def train(self) -> None:
         """The network of METHOD.md 5 from the pseudo-masks, into network/; pseudo-masks that are missing come first."""
-        if "RANK" not in os.environ:
+        if self.place.count == 1:
             self.labels()
         start = time.perf_counter()
         folder = self.folder / "labels"
         items = [
-            train.Item(sample.id, sample.image, folder / f"{sample.id}.png", sample.tags)
+            Item(sample.id, sample.image, folder / f"{sample.id}.png", sample.tags)
             for sample in self.dataset.samples
             if (folder / f"{sample.id}.png").exists()
         ]
@@ -572,7 +573,7 @@ class Run(RunFolder):
     @property
     def has_network(self) -> bool:
         """Whether training has finished."""
-        return (self.folder / predict.NETWORK_FOLDER / "network.json").exists()
+        return (self.folder / card.NETWORK_FOLDER / card.CARD_FILE).exists()
 
     def evaluate(self) -> dict:
         """What there is against the truth masks, into metrics.json (METHOD.md 6). Returns its content.

@@ -1,0 +1,95 @@
+"""A student: a segmentation model of transformers that learns from the same masks and needs no CLIP when it predicts.
+
+It reads pixels normalised with CLIP's mean and std, which differ from ImageNet's by less than a fine-tuning step.
+Letters: C foreground classes · N images of a batch · H W pixels · gh gw the model's own output grid · P = C + 1.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vpl.config import DecoderConfig
+from vpl.errors import ConfigError, ModelError
+from vpl.network.head import Answer, Network, Seen
+
+STUDENT_PREFIX = "hf:"
+
+
+class Student(Network):
+    """A semantic-segmentation model of transformers (SegFormer, ...) with C+1 classes."""
+
+    reads_clip = False
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    @classmethod
+    def pretrained(cls, network: str, classes: int) -> Student:
+        """The model `hf:<name or folder>` with a new last layer; a folder without weights gives a random start.
+
+        Raises:
+            ModelError: no such model, or not one for semantic segmentation.
+        """
+        from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+        name = network.removeprefix(STUDENT_PREFIX)
+        try:
+            config = AutoConfig.from_pretrained(name, num_labels=classes + 1)
+            folder = Path(name)
+            if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
+                return cls(AutoModelForSemanticSegmentation.from_config(config))
+            return cls(
+                AutoModelForSemanticSegmentation.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise ModelError(
+                f"the student network {name!r} can't be loaded ({str(error).splitlines()[0]}); expected a "
+                "semantic-segmentation model of transformers, by name or folder, for example hf:nvidia/mit-b0."
+            ) from error
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Student:
+        """The architecture that `describe` wrote, with random weights.
+
+        Raises:
+            ModelError: this version of transformers does not know it.
+        """
+        from transformers import AutoConfig, AutoModelForSemanticSegmentation
+
+        try:
+            rest = {key: given for key, given in description.items() if key != "model_type"}
+            config = AutoConfig.for_model(description["model_type"], **rest)
+            return cls(AutoModelForSemanticSegmentation.from_config(config))
+        except (KeyError, ValueError, TypeError) as error:
+            raise ModelError(
+                f"the student network of type {description.get('model_type')!r} can't be built ({error}); "
+                "use the version of transformers that trained it."
+            ) from error
+
+    def describe(self) -> dict[str, Any]:
+        """The architecture as plain values, enough to build it again without a download."""
+        return self.model.config.to_dict()
+
+    def forward(self, seen: Seen) -> Answer:
+        """Logits on the model's own output grid (SegFormer: a quarter of the pixels)."""
+        return Answer(self.model(pixel_values=seen.pixels).logits)
+
+
+def is_student(config: DecoderConfig) -> bool:
+    """Whether `decoder.network` asks for a student.
+
+    Raises:
+        ConfigError: it is neither `decoder` nor `hf:<name or folder>`.
+    """
+    if config.network.startswith(STUDENT_PREFIX) and len(config.network) > len(STUDENT_PREFIX):
+        return True
+    if config.network != "decoder":
+        raise ConfigError(
+            f"decoder.network is {config.network!r}; expected decoder, or hf:<name or folder> of a "
+            "semantic-segmentation model of transformers."
+        )
+    return False
