@@ -1,42 +1,17 @@
-"""Agreement with published reference implementations, on the files of golden/.
-
-The folder is `VPL_GOLDEN` when that is set (any folder with files of these names and keys), else tests/golden/.
-"""
+"""Agreement with published reference implementations, on the files of golden/."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
 
+from golden_case import FOLDER, cases, furthest, tensors
 from vpl.clip.model import FrozenClip
 from vpl.config import PrototypeConfig
 from vpl.method.crf import dense_crf
 from vpl.method.prototypes import learn, soft_labels
 from vpl.method.refine import affinity, minmax, refine, upsample
 from vpl.method.seeds import seeds
-
-FOLDER = Path(os.environ.get("VPL_GOLDEN") or Path(__file__).parent / "golden")
-
-
-def cases(pattern: str) -> list[Path]:
-    """Files of a kind; a folder without any is a fault, never a skip."""
-    found = sorted(FOLDER.glob(pattern))
-    return found or [FOLDER / pattern]
-
-
-def tensors(path: Path) -> dict[str, torch.Tensor]:
-    assert path.is_file(), f"{path.parent} holds no {path.name}"
-    with np.load(path) as archive:
-        return {key: torch.as_tensor(archive[key]) for key in archive.files}
-
-
-def furthest(ours: torch.Tensor, theirs: torch.Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return float((ours.double() - theirs.double()).abs().max())
 
 
 @pytest.fixture(scope="module")

@@ -62,6 +62,29 @@ def masked_cross_entropy(
     return total / max(pixels, 1)
 
 
+def balanced_cross_entropy(
+    logits: Float[Tensor, "N P H W"], target: UInt8[Tensor, "N H W"], counts: tuple[int, int] | None = None
+) -> Float[Tensor, ""]:
+    """Half the mean over background pixels, half the mean over foreground pixels (WeCLIP). [ref]
+
+    A half without pixels is 0; the reference answers NaN. [ours]
+
+    Args:
+        counts: background and foreground pixels that the sums are divided by, as `pixels` above.
+    """
+    each = F.cross_entropy(logits.float(), target.long(), ignore_index=IGNORE, reduction="none")
+    background, foreground = pixel_counts(target) if counts is None else counts
+    behind = each[target == 0].sum() / max(background, 1)
+    before = each[(target != 0) & (target != IGNORE)].sum() / max(foreground, 1)
+    return (behind + before) / 2
+
+
+def pixel_counts(target: UInt8[Tensor, "N H W"]) -> tuple[int, int]:
+    """How many pixels are background, and how many of any class."""
+    background = int((target == 0).sum())
+    return background, int((target != IGNORE).sum()) - background
+
+
 @torch.no_grad()
 def filled_target(
     target: UInt8[Tensor, "N H W"],
