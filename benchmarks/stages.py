@@ -44,9 +44,11 @@ from vpl.clip.block import linear
 from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.edges import images
-from vpl.method import labels, refine
+from vpl.method import refine
 from vpl.method.crf import dense_crf
+from vpl.method.masks import label_map
 from vpl.method.seeds import seeds
+from vpl.method.views import View, prepared
 
 BACKGROUND = 25
 CONFIG = Config()
@@ -197,9 +199,9 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
         file = Path(folder) / "photo.jpg"
         Image.fromarray(photo).save(file, quality=90)
 
-        def read() -> labels.View:
-            view = labels.View(images.read_image(file, CONFIG.clip.max_side), (), photo.shape[:2])
-            return labels.prepared(clip, view, CONFIG.clip)
+        def read() -> View:
+            view = View(images.read_image(file, CONFIG.clip.max_side), (), photo.shape[:2])
+            return prepared(clip, view, CONFIG.clip)
 
         pixels = torch.stack([read().pixels] * count).to(machine.device)
         calls: dict[tuple, Callable[[], object]] = {("read",): read}
@@ -217,15 +219,17 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
 
                 cams = look()
                 calls["seeds", precision, tags] = look
-                calls["refine", precision, tags] = lambda f=features, c=cams: labels.refine_maps(f, c, CONFIG.refine)
+                calls["refine", precision, tags] = lambda f=features, c=cams: refine.refine_maps(
+                    f.attention, c, CONFIG.refine
+                )
         for tags, rows in tables.items():
             calls["per-class loop", tags] = lambda rows=rows, tags=tags: [
                 per_class_loop(clip, one[None], rows, tags) for one in pixels
             ]
             features = clip.encode(pixels[:1], CONFIG.clip.attention_blocks)
             cam = seeds(clip, features, [rows], [tags], clip.logit_scale).cam[0]
-            view = labels.View(photo, tuple(range(tags)), photo.shape[:2])
-            mask, scores = labels.label_map(cam.cpu(), view, CONFIG.labels.background_exponent)
+            view = View(photo, tuple(range(tags)), photo.shape[:2])
+            mask, scores = label_map(cam.cpu(), view, CONFIG.labels.background_exponent)
             unary = scores.to(machine.device)
             calls["CRF", tags] = lambda unary=unary: dense_crf(photo, unary, **CONFIG.crf.keywords())
             calls["write", tags] = lambda mask=mask: [

@@ -12,8 +12,8 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "vpl"
 ROWS = (
-    ("moved", "errors", "machine"),
-    ("config", "classes"),
+    ("moved", "errors", "sampling"),
+    ("config", "classes", "machine"),
     ("edges", "clip"),
     ("scenes",),
     ("method",),

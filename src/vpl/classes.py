@@ -9,7 +9,7 @@ import csv
 import difflib
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,6 +118,10 @@ class ClassSet:
             return self.names.index(name)
         except ValueError:
             raise DataError(f"unknown tag {name!r}; the closest class is {self.closest(name)!r}.") from None
+
+    def numbers(self, names: Iterable[str]) -> tuple[int, ...]:
+        """The numbers (from 0) of several classes, in their order; errors as `index`."""
+        return tuple(map(self.index, names))
 
     def closest(self, name: str) -> str:
         """The known name that is spelled most like `name`."""

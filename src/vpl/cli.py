@@ -274,7 +274,7 @@ def _stages(name: str, run: Run) -> list[str]:
 
 def _close(run: Run, out: str | None) -> int:
     """Say what was made and which images were not."""
-    from vpl.runs.folder import read_evaluations
+    from vpl.runs.files import read_evaluations
 
     for evaluation in read_evaluations(run.folder):
         print(table(evaluation))

@@ -1,4 +1,4 @@
-"""The machine: how many cores there are, and where the time of a pipeline goes."""
+"""The machine: its devices, cores and memory, and where the time of a pipeline goes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,36 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
+
+from vpl.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+
+def device_of(name: str) -> torch.device:
+    """The device of this name; "auto": cuda, else mps, else cpu.
+
+    Raises:
+        ModelError: it is not there.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(name)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"the device {name!r} is not there; use cpu, or auto to take what there is.") from error
+    return chosen
 
 
 def cores() -> int:
@@ -14,6 +43,57 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@contextlib.contextmanager
+def one_core_each() -> Iterator[None]:
+    """Torch computes on one core in this thread and in every thread that starts inside the block.
+
+    Its results may depend on how many cores share a product; so computed, they do not depend on the machine's.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """A pool of threads that drops what is not begun when the block is left by an error."""
+    pool = ThreadPoolExecutor(count)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a computation failed because memory ran out, on a GPU or beside it."""
+    import torch
+
+    words = ("out of memory", "can't allocate memory", "alloc_failed")
+    told = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(one in told for one in words)
+    )
+
+
+def unless_out_of_memory(work: Callable[..., T], *given: object) -> T | None:
+    """`work(*given)`, or None; by the time this returns, what the failed attempt held is free again."""
+    import torch
+
+    try:
+        return work(*given)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 class Clock:

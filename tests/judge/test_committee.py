@@ -14,8 +14,8 @@ from vpl.clip.model import FrozenClip
 from vpl.config import preset
 from vpl.judge import committee
 from vpl.judge.bench import Bench
-from vpl.method import labels
 from vpl.method.metrics import Confusion
+from vpl.method.views import View
 from vpl.scenes.draw import draw
 
 SIDE, COUNT = 64, 12
@@ -33,7 +33,7 @@ def drawn():
         scene = draw(11, place, "web-flat", SIDE)
         place += 1
         if scene.tags:
-            views.append(labels.View(scene.image, tuple(classes.index(tag) for tag in scene.tags), (SIDE, SIDE)))
+            views.append(View(scene.image, tuple(classes.index(tag) for tag in scene.tags), (SIDE, SIDE)))
             truths.append(scene.mask)
     return views, truths
 
@@ -91,9 +91,9 @@ def test_votes_of_every_maker_are_shares(bench):
 def test_a_mirrored_image_gets_the_mirrored_opinion(clip, drawn):
     bench = Bench(clip, scene_classes(), drawn[0][:4])
     config = committee.settled(bench, preset("scenes"))
-    vision = bench.knowledge(config)
+    vision = bench.lesson(config)
     twin = bench.mirrored()
-    twin.once("knowledge", twin._learned_from(config), lambda: vision)  # learned from mirrored regions it would differ
+    twin.once("lesson", twin._learned_from(config), lambda: vision)  # learned from mirrored regions it would differ
     for one, other in zip(committee.votes(bench, config), committee.votes(twin, config), strict=True):
         assert torch.allclose(one, other.flip(2), atol=1e-4)
 

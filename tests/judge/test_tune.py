@@ -16,7 +16,7 @@ from vpl.config import Config, preset
 from vpl.errors import RunError
 from vpl.judge import tune
 from vpl.judge.bench import Bench
-from vpl.method import labels
+from vpl.method.views import View
 from vpl.runs.stages import Run
 from vpl.scenes.draw import draw
 from vpl.scenes.tree import write_tree
@@ -32,7 +32,7 @@ def bench(clip):
     classes, views = scene_classes(), []
     for place in range(4):
         scene = draw(4, place, "demo", 48, with_mask=False)
-        views.append(labels.View(scene.image, tuple(classes.index(tag) for tag in scene.tags), (48, 48)))
+        views.append(View(scene.image, tuple(classes.index(tag) for tag in scene.tags), (48, 48)))
     return Bench(clip, classes, views)
 
 
@@ -83,12 +83,12 @@ class Drawn(Bench):
         self.features_ = type("F", (), {"grid": (4, 4), "patches": patches[None], "attention": attention[None]})
         image = np.zeros((4, 4, 3), np.uint8)
         image[2:] = 200
-        self.views = (labels.View(image, (0,), (4, 4)),)
+        self.views = (View(image, (0,), (4, 4)),)
         self.mask = torch.tensor(mask, dtype=torch.float32).reshape(1, 4, 4)
         self.clip = type("C", (), {"logit_scale": 10.0, "device": "cpu"})
 
-    def features(self, _):
-        return [((0,), self.features_)]
+    def passed(self, _, make):
+        return [((0,), make((0,), self.features_))]
 
     def refined(self, _):
         return (self.mask,)

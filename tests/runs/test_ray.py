@@ -22,10 +22,11 @@ from vpl.cli import main
 from vpl.config import preset
 from vpl.edges import storage
 from vpl.errors import ConfigError, RunError
-from vpl.method import labels
+from vpl.method import labeller, masks
 from vpl.runs import ray as scaleout
 from vpl.runs.folder import versions
-from vpl.runs.stages import Run, cut
+from vpl.runs.stages import Run
+from vpl.runs.stream import grouped
 from vpl.scenes.tree import write_tree
 
 IMAGES = 30
@@ -86,7 +87,7 @@ def bundle(tree: Path, folder: Path, root: str | Path, images: str | None = None
         own = run.map_folders(pseudo=True)
         places = {name: str(storage.below(root, path.relative_to(folder).as_posix())) for name, path in own.items()}
         labeller = scaleout._portable(run.labeller())
-        job = scaleout.Job(labeller, places, run.classes.palette(), "cpu", 1, 1, versions(), lambda number: 1)
+        job = scaleout.Job(labeller, places, run.classes.palette(), "cpu", 1, versions(), lambda number: 1)
         rows = scaleout._rows(run, workers=2 * parts)[:1]
         window = json.loads(rows[0]["window"])
         if images:
@@ -115,8 +116,8 @@ def test_a_worker_makes_the_local_engines_bytes_in_memory(tree, learned, local, 
 
 
 def test_a_worker_whose_device_computes_the_crfs_makes_the_same_bytes(tree, local, fresh, tmp_path, monkeypatch):
-    monkeypatch.setattr(labels, "_crf_goes_to", lambda device: True)
-    monkeypatch.setattr(labels, "pseudo_mask", lambda *_: pytest.fail("a finishing thread computed a CRF"))
+    monkeypatch.setattr(labeller, "_crf_goes_to", lambda device: True)
+    monkeypatch.setattr(masks, "pseudo_mask", lambda *_: pytest.fail("a finishing thread computed a CRF"))
     for name in ("labels", "seeds/crf", "seeds/text", "seeds/vision", "seeds/refined"):
         (tmp_path / "out" / name).mkdir(parents=True)
     job, rows = bundle(tree, fresh, tmp_path / "out")
@@ -145,7 +146,7 @@ def test_parts_share_out_the_plan(tree, fresh):
         rows = scaleout._rows(run, workers=2)
     assert [row["number"] for row in rows] == [0, 1, 2, 3] and {row["parts"] for row in rows} == {4}
     grids = dict.fromkeys((number for number in range(IMAGES) if number != HEADLESS), (8, 8))
-    shared = [batch for row in rows for batch in list(cut(grids, 2))[row["part"] :: row["parts"]]]
+    shared = [batch for row in rows for batch in list(grouped(grids, 2))[row["part"] :: row["parts"]]]
     assert sorted(shared) == sorted(plan)
 
 

@@ -22,8 +22,9 @@ from vpl.clip.model import FrozenClip
 from vpl.config import preset
 from vpl.edges.images import read_mask
 from vpl.errors import ConfigError, RunError
-from vpl.method import crf, labels
-from vpl.runs.stages import AHEAD, MAP_ROWS, Run, dataset_of
+from vpl.method import crf, labeller, masks
+from vpl.runs.stages import MAP_ROWS, Run, dataset_of
+from vpl.runs.stream import AHEAD
 from vpl.scenes.tree import write_tree
 
 IMAGES = 10
@@ -156,10 +157,10 @@ def files_of_any(folder: Path) -> list[Path]:
 def test_bytes_depend_on_neither_workers_nor_cores(tree, finished, tmp_path, monkeypatch):
     """Every thread of a stage computes on one core, for torch's results may depend on how many there are."""
     seen = []
-    for name in ("encode", "label_map", "pseudo_mask"):
-        real = getattr(labels, name)
+    for home, name in ((labeller, "encode"), (masks, "label_map"), (masks, "pseudo_mask")):
+        real = getattr(home, name)
         spied = lambda *given, real=real: seen.append(torch.get_num_threads()) or real(*given)  # noqa: E731
-        monkeypatch.setattr(labels, name, spied)
+        monkeypatch.setattr(home, name, spied)
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("seeds", "labels"))
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -186,7 +187,9 @@ def test_reading_waits_for_a_slow_encoder(tree, tmp_path, monkeypatch):
     """So memory does not grow with the data set."""
     began, go_on = [], threading.Event()
     monkeypatch.setattr(Run, "view", lambda run, sample, real=Run.view: began.append(sample) or real(run, sample))
-    monkeypatch.setattr(labels, "encode", lambda *given, real=labels.encode: go_on.wait(60) and real(*given))
+    monkeypatch.setattr(
+        FrozenClip, "encode", lambda *given, real=FrozenClip.encode, **named: go_on.wait(60) and real(*given, **named)
+    )
     with (
         Run(tmp_path / "run", config_of(tree, **{"clip.batch": 1}), image_workers=1) as run,
         ThreadPoolExecutor(1) as pool,
@@ -232,7 +235,7 @@ def test_out_of_memory_makes_the_results_of_a_smaller_batch(tree, tmp_path, monk
 def gpu_crf(monkeypatch):
     """Runs go the way of a GPU: the encoder's device, here the CPU, computes the CRFs. How many at once is returned."""
     counts, real = [], crf._together
-    monkeypatch.setattr(labels, "_crf_goes_to", lambda device: True)
+    monkeypatch.setattr(labeller, "_crf_goes_to", lambda device: True)
     monkeypatch.setattr(crf, "_together", lambda fields, *rest: counts.append(len(fields)) or real(fields, *rest))
     return counts
 
@@ -254,7 +257,7 @@ def test_crfs_on_the_device_make_the_same_masks(tree, finished, tmp_path, gpu_cr
     together, _ = labelled(finished, tmp_path / "together", config)
     assert sorted(gpu_crf) == [2, 2, 3, 3], "one lattice a batch"
     gpu_crf.clear()
-    monkeypatch.setattr(labels, "_crf_goes_to", lambda device: False)
+    monkeypatch.setattr(labeller, "_crf_goes_to", lambda device: False)
     alone, parts = labelled(finished, tmp_path / "alone", config)
     assert together == alone and "crf" in parts and gpu_crf == [1] * IMAGES
 
@@ -262,7 +265,7 @@ def test_crfs_on_the_device_make_the_same_masks(tree, finished, tmp_path, gpu_cr
 def test_seeds_without_masks_and_a_crf_that_is_off_ask_the_device_for_no_crf(
     tree, finished, tmp_path, gpu_crf, monkeypatch
 ):
-    monkeypatch.setattr(labels.Labeller, "_pseudo", lambda *_: pytest.fail("a CRF was computed on the device"))
+    monkeypatch.setattr(labeller.Labeller, "_pseudo", lambda *_: pytest.fail("a CRF was computed on the device"))
     shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("seeds", "labels"))
     with Run(tmp_path / "run", config_of(tree)) as run:
         run.seeds()
@@ -272,7 +275,7 @@ def test_seeds_without_masks_and_a_crf_that_is_off_ask_the_device_for_no_crf(
 
 def short_of_memory_for_crfs(monkeypatch, fits: int) -> list[int]:
     """A device with memory for `fits` CRFs at once; the CPU beside it, asked after the device, has enough."""
-    real, tried, refused = labels.pseudo_masks, [], set()
+    real, tried, refused = masks.pseudo_masks, [], set()
 
     def pseudo_masks(scores, views, *rest):
         names = {view.image.tobytes() for view in views}
@@ -282,7 +285,7 @@ def short_of_memory_for_crfs(monkeypatch, fits: int) -> list[int]:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return real(scores, views, *rest)
 
-    monkeypatch.setattr(labels, "pseudo_masks", pseudo_masks)
+    monkeypatch.setattr(masks, "pseudo_masks", pseudo_masks)
     return tried
 
 

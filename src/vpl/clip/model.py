@@ -27,6 +27,7 @@ from vpl.clip.block import LastBlock, plainly, through
 from vpl.clip.towers import towers
 from vpl.clip.weights import CLIP_MEAN, CLIP_STD, Architecture, canonical, read
 from vpl.errors import ModelError
+from vpl.machine import device_of
 
 TEXTS_AT_ONCE = 256
 LARGEST_LOGIT_SCALE = 1e6
@@ -144,7 +145,7 @@ class FrozenClip(nn.Module):
         """
         if precision not in ("float32", "bfloat16"):
             raise ModelError(f"precision is {precision!r}; expected float32 or bfloat16.")
-        self.to(_device(device))
+        self.to(device_of(device))
         for block in self.image.blocks:
             block.to(getattr(torch, precision))
             block.ln1.float()
@@ -319,28 +320,3 @@ class FrozenClip(nn.Module):
         square = self.image.positions[1:].T.reshape(1, self.width, known, known)
         moved = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
         return torch.cat([self.image.positions[:1], moved[0].flatten(1).T])
-
-
-def out_of_memory(error: Exception) -> bool:
-    """Whether a computation failed because memory ran out, on a GPU or beside it."""
-    words = ("out of memory", "can't allocate memory", "alloc_failed")
-    told = str(error).lower()
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(one in told for one in words)
-    )
-
-
-# building
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-        torch.empty(0, device=chosen)
-    except (RuntimeError, AssertionError) as error:
-        raise ModelError(f"the device {device!r} is not there; use cpu, or auto to take what there is.") from error
-    return chosen

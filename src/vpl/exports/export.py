@@ -25,7 +25,8 @@ from vpl.exports import formats, graph
 from vpl.network import hub, predict
 from vpl.network.card import Card
 from vpl.network.student import STUDENT_PREFIX
-from vpl.runs.folder import Failure, read_facts, read_json
+from vpl.runs.files import read_facts, read_json
+from vpl.runs.folder import Failure
 from vpl.runs.stages import Progress, dataset_of, silent
 
 MARK = "vpl-export.json"

@@ -35,12 +35,13 @@ from vpl.edges import images, storage
 from vpl.errors import ConfigError, DataError
 from vpl.judge.ablations import NETWORK, ROW_NAMES, Ablation, Setting, short
 from vpl.judge.bench import MASK_STAGES, Bench
-from vpl.method import labels, signs
+from vpl.method import signs
 from vpl.method.metrics import Confusion
+from vpl.method.views import View
 from vpl.network import predict
 from vpl.network.card import NETWORK_FOLDER
 from vpl.pages import plots
-from vpl.runs.folder import read_json, scores_of, write_json
+from vpl.runs.files import read_json, scores_of, write_json
 from vpl.runs.stages import Progress, Run, dataset_of, silent, split_of
 from vpl.scenes.draw import draw as draw_scene
 from vpl.scenes.tree import write_tree
@@ -96,7 +97,7 @@ class ImageSet:
     number: int
     split: str
     classes: ClassSet
-    views: tuple[labels.View, ...]
+    views: tuple[View, ...]
     truths: tuple[UInt8[np.ndarray, "H W"], ...]
     identity: str
 
@@ -124,7 +125,7 @@ class Scenes:
             place += 1
             if scene.tags:
                 tags = tuple(classes.index(tag) for tag in scene.tags)
-                views.append(labels.View(scene.image, tags, scene.mask.shape))
+                views.append(View(scene.image, tags, scene.mask.shape))
                 truths.append(scene.mask)
         return ImageSet(self.style, number, "train", classes, tuple(views), tuple(truths), self.identity(number))
 
@@ -171,7 +172,7 @@ class OwnData:
         for one in chosen:
             tags = tuple(dataset.classes.index(tag) for tag in one.tags)
             image = images.read_image(one.image, self.config.clip.max_side)
-            views.append(labels.View(image, tags, images.image_size(one.image)))
+            views.append(View(image, tags, images.image_size(one.image)))
         truths = tuple(images.read_mask(one.mask) for one in chosen)
         return ImageSet(self.group, number, self.group, dataset.classes, tuple(views), truths, self.identity(number))
 
@@ -533,8 +534,8 @@ def _row(confusion: Confusion, classes: ClassSet) -> dict:
 
 def learned_facts(bench: Bench, config: Config) -> dict:
     """KL and its curve, METHOD.md 3.5, and the modality gap by class, as plain data."""
-    known = bench.knowledge(config)
-    own = known.classes != labels.BACKGROUND_REGION
+    known = bench.lesson(config)
+    own = known.of_tags
     facts = {
         "kl_before": known.learned.kl_before,
         "kl_after": known.learned.kl_after,

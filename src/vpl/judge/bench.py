@@ -3,37 +3,44 @@
     pixels -> features (one pass) -> text seeds -> regions -> prototypes -> vision seeds -> refined seeds -> masks
 
 Every result is kept under the part of the configuration that it depends on, so that the next setting costs only what
-it changes. `ablate` and `tune` are built on it. Truth masks do not come here: whoever has them compares elsewhere.
+it changes. The photographs go through the pipeline of a run (`stream`), so masks are those of a run, byte for byte.
+Truth masks do not come here: whoever has them compares elsewhere.
 
-Letters: K tags of one image · C classes · B background words · D joint width · h w patch grid · H W pixels.
+Letters: K tags of one image · P prototypes · D joint width · h w patch grid · H W pixels.
 """
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vpl.classes import ClassSet
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import ClipConfig, Config
-from vpl.edges.images import encoder_scale, patch_size_of
-from vpl.method import labels, prototypes
-from vpl.method.labels import BACKGROUND_REGION, View
-from vpl.method.prototypes import Learned, Report
+from vpl.errors import VplError
+from vpl.machine import one_core_each, threads
+from vpl.method import prototypes
+from vpl.method.lesson import Lesson, learn
+from vpl.method.masks import label_map, pseudo_mask
+from vpl.method.refine import refine_maps
+from vpl.method.regions import Regions, regions
+from vpl.method.seeds import seed_maps
+from vpl.method.views import View, encode
+from vpl.runs.stream import Stream, grid_at
 
-Maps = tuple[Float[Tensor, "_ h w"], ...]
+Cams = tuple[Float[Tensor, "_ h w"], ...]
 """One (K, h, w) tensor in [0, 1] for each image, in their order."""
 
 KEPT = 64
 """Results of one kind that are kept; the one that was not asked for the longest goes first."""
+KEPT_BYTES = 4 * 2**30
+"""Features that are kept in memory; those beyond are computed again each time."""
 STAGES = ("text", "vision", "refined")
 MASK_STAGES = (*STAGES, "crf", "labels")
 """Seeds of three stages without CRF, the same with CRF, and pseudo-masks with their ignored pixels."""
@@ -41,26 +48,39 @@ MASK_STAGES = (*STAGES, "crf", "labels")
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True)
-class Knowledge:
-    """What was learned from the regions.
+class Shelf:
+    """Features within a budget of bytes. Room is made by those of settings that are not asked for any more."""
 
-    Attributes:
-        text, vision: T and V, unit rows, classes first.
-        x: unit embeddings of the regions that were learned from.
-        classes: their class numbers, or `labels.BACKGROUND_REGION`.
-        learned: V and how it was reached.
-        report: METHOD.md 3.5 over the tags' regions; None without one.
-        tag_ranks: see `labels.Regions`.
-    """
+    def __init__(self, most: int = KEPT_BYTES):
+        self.most, self.held = most, 0
+        self._lock = threading.Lock()
+        self._kept: dict[object, dict[tuple[int, ...], tuple[Features, int]]] = {}
 
-    text: Float[Tensor, "P D"]
-    vision: Float[Tensor, "P D"]
-    x: Float[Tensor, "N D"]
-    classes: Int[Tensor, " N"]
-    learned: Learned
-    report: Report | None
-    tag_ranks: Float[Tensor, " images"]
+    def get(self, setting: object, members: tuple[int, ...]) -> Features | None:
+        """Features of these images under a setting, if they are here."""
+        kept = self._kept.get(setting, {}).get(members)
+        return kept[0] if kept else None
+
+    def put(self, setting: object, members: tuple[int, ...], features: Features) -> None:
+        """Keep features, if there is room or other settings' can go."""
+        size = bytes_of(features)
+        with self._lock:
+            while self.held + size > self.most:
+                other = next((one for one in self._kept if one != setting), None)
+                if other is None:
+                    return
+                self.held -= sum(one for _, one in self._kept.pop(other).values())
+            self._kept.setdefault(setting, {})[members] = features, size
+            self.held += size
+
+
+def bytes_of(features: Features) -> int:
+    """What features take in memory."""
+    last = vars(features.last).values() if features.last else ()
+    tensors = [features.patches, *last, *(features.blocks or ())]
+    if features.attention is not None:
+        tensors.append(features.attention)
+    return sum(one.numel() * one.element_size() for one in tensors)
 
 
 class Bench:
@@ -70,11 +90,20 @@ class Bench:
         clip: the frozen encoders.
         classes: the class set; its first C prototypes are the classes.
         views: the images with the numbers of their tags.
-        workers: threads for CRFs.
+        workers: threads of each kind, see `stream.Stream`.
+        shelf: where features are kept.
     """
 
-    def __init__(self, clip: FrozenClip, classes: ClassSet, views: Sequence[View], workers: int = 2):
+    def __init__(
+        self,
+        clip: FrozenClip,
+        classes: ClassSet,
+        views: Sequence[View],
+        workers: int = 2,
+        shelf: Shelf | None = None,
+    ):
         self.clip, self.classes, self.views, self.workers = clip, classes, tuple(views), workers
+        self._shelf = shelf or Shelf()
         self._kept: dict[str, OrderedDict] = {}
 
     def once(self, kind: str, key: object, make: Callable[[], _T], most: int = KEPT) -> _T:
@@ -92,34 +121,41 @@ class Bench:
 
         def make() -> Bench:
             views = [View(np.ascontiguousarray(one.image[:, ::-1]), one.tags, one.size) for one in self.views]
-            return Bench(self.clip, self.classes, views, self.workers)
+            return Bench(self.clip, self.classes, views, self.workers, self._shelf)
 
         return self.once("mirrored", None, make)
 
     # ------------------------------------------------------------------ features
 
-    def features(self, clip: ClipConfig) -> list[tuple[tuple[int, ...], Features]]:
-        """Numbers of views with equal patch grids, and their features, batch by batch."""
-        return self.once("features", clip, lambda: list(self._encode(clip)), most=2)
+    def passed(
+        self, clip: ClipConfig, make: Callable[[tuple[int, ...], Features], _T]
+    ) -> Iterator[tuple[tuple[int, ...], _T]]:
+        """One pass over the images: the numbers of those that go together, and what `make` makes of their features.
 
-    def _encode(self, clip: ClipConfig) -> Iterator[tuple[tuple[int, ...], Features]]:
-        groups: dict[tuple[int, int], list[int]] = {}
-        for number, view in enumerate(self.views):
-            size = view.image.shape[:2]
-            scale = encoder_scale(*size, self.clip.patch, clip.scale, clip.max_patches)
-            grid = patch_size_of(*size, self.clip.patch, scale)
-            groups.setdefault(grid, []).append(number)
-        config = Config(clip=clip)
-        for members in groups.values():
-            for first in range(0, len(members), clip.batch):
-                these = tuple(members[first : first + clip.batch])
-                yield these, labels.encode(self.clip, [self.views[number] for number in these], config)
+        Raises:
+            VplError: an image does not fit into the device's memory.
+        """
+        stream, setting = Stream(self.clip, clip, self.workers), (id(self), clip)
+        sizes = [view.image.shape[:2] for view in self.views]
+        batches = stream.plan(len(sizes), lambda number: grid_at(sizes[number], self.clip.patch, clip), _refuse)
 
-    def _each(self, clip: ClipConfig, make: Callable[[tuple[int, ...], Features], Sequence[_T]]) -> tuple[_T, ...]:
+        def work(members: tuple[int, ...], views: list[View]) -> _T:
+            features = self._shelf.get(setting, members)
+            if features is None:
+                features = encode(self.clip, views, clip)
+                self._shelf.put(setting, members, features)
+            return make(members, features)
+
+        for settled in stream.flow(batches, lambda number: self.views[number], work):
+            for number, error in settled.failures:
+                _refuse(number, error)
+            yield from ((portion.members, portion.result) for portion in settled.portions)
+
+    def each(self, clip: ClipConfig, make: Callable[[tuple[int, ...], Features], Sequence[_T]]) -> tuple[_T, ...]:
         """`make` of every batch (its views' numbers and features), in the order of the views."""
         made: dict[int, _T] = {}
-        for members, features in self.features(clip):
-            made |= zip(members, make(members, features), strict=True)
+        for members, found in self.passed(clip, make):
+            made |= zip(members, found, strict=True)
         return tuple(made[number] for number in range(len(self.views)))
 
     # ------------------------------------------------------------------ prototypes and maps
@@ -132,88 +168,69 @@ class Bench:
 
         return self.once("text", config.prompts, make)
 
-    def _seeds(self, table: Float[Tensor, "P D"], scale: float, config: Config) -> Maps:
-        count, kind = len(self.classes), config.seeds.kind
+    def _seeds(self, table: Float[Tensor, "P D"], scale: float, config: Config) -> Cams:
+        count, kind, table = len(self.classes), config.seeds.kind, table.to(self.clip.device)
 
         def make(members: tuple[int, ...], features: Features) -> list[Tensor]:
-            views = [self.views[number] for number in members]
-            return labels.seed_maps(self.clip, features, views, table, count, scale, kind)
+            tags = [self.views[number].tags for number in members]
+            return seed_maps(self.clip, features, tags, table, count, scale, kind)
 
-        return self._each(config.clip, make)
+        return self.each(config.clip, make)
 
-    def _refine(self, cams: Maps, config: Config) -> Maps:
-        return self._each(
+    def _refine(self, cams: Cams, config: Config) -> Cams:
+        return self.each(
             config.clip,
-            lambda members, features: labels.refine_maps(features, [cams[one] for one in members], config.refine),
+            lambda members, features: refine_maps(features.attention, [cams[one] for one in members], config.refine),
         )
 
-    def text_seeds(self, config: Config) -> Maps:
+    def text_seeds(self, config: Config) -> Cams:
         """Seeds from the text prototypes."""
         key = (config.clip, config.prompts, config.seeds)
         return self.once("text seeds", key, lambda: self._seeds(self.text(config), self.clip.logit_scale, config))
 
-    def knowledge(self, config: Config) -> Knowledge:
+    def lesson(self, config: Config) -> Lesson:
         """Regions and vision prototypes, learned as many rounds as the configuration says."""
-        return self.once("knowledge", self._learned_from(config), lambda: self._learn(config))
+        return self.once("lesson", self._learned_from(config), lambda: self._learn(config))
 
     def _learned_from(self, config: Config) -> tuple:
         """What prototypes and their seeds depend on."""
         key = (config.clip, config.prompts, config.seeds, config.prototypes)
         return (*key, config.refine) if config.prototypes.refined else key
 
-    def _learn(self, config: Config) -> Knowledge:
-        text, own = self.text(config), config.prototypes
-        cams = self.text_seeds(config)
-        for turn in range(own.rounds):
-            if turn:
-                cams = self._seeds(lesson.learned.prototypes.to(text), 1 / own.image_temperature, config)
-            regions, numbers = self._regions(cams, config)
-            tags = [self.views[number].tags for number in numbers]
-            embeddings, found = (
-                torch.cat([getattr(one, name) for one in regions]) for name in ("embeddings", "classes")
-            )
-            lesson = labels.learn(embeddings, found, tags, text.cpu(), len(self.classes), own)
-        kept = lesson.classes != BACKGROUND_REGION
-        vision, x = lesson.learned.prototypes, lesson.x
-        report = None
-        if kept.any():
-            report = prototypes.report(
-                x[kept], lesson.q[kept], lesson.classes[kept], text.cpu(), vision, own.image_temperature
-            )
-        ranks = torch.cat([one.tag_ranks for one in regions])
-        return Knowledge(text.cpu(), vision, x, lesson.classes, lesson.learned, report, ranks)
+    def _learn(self, config: Config) -> Lesson:
+        text, count = self.text(config), len(self.classes)
 
-    def _regions(self, cams: Maps, config: Config) -> tuple[list[labels.Regions], list[int]]:
-        """The regions of every batch, and the number of each region's view."""
-        text, own = self.text(config), config.prototypes
-        spread = self._refine(cams, config) if own.refined else cams
-        made, numbers = [], []
-        for members, features in self.features(config.clip):
-            views, maps = [self.views[number] for number in members], [spread[number] for number in members]
-            one = labels.regions(self.clip, features, views, maps, text, len(self.classes), own)
-            made.append(one)
-            numbers += [members[place] for place in one.views.tolist()]
-        return made, numbers
+        def survey(turn: int, table: Tensor, scale: float) -> Regions:
+            cams = self._seeds(table, scale, config) if turn else self.text_seeds(config)
+            spread = self._refine(cams, config) if config.prototypes.refined else cams
 
-    def seeds(self, config: Config) -> Maps:
+            def make(members: tuple[int, ...], features: Features) -> Regions:
+                views, maps = [self.views[number] for number in members], [spread[number] for number in members]
+                return regions(self.clip, features, views, maps, text, count, config.prototypes).numbered(members)
+
+            return Regions.joined([one for _, one in self.passed(config.clip, make)])
+
+        tags = [view.tags for view in self.views]
+        return learn(survey, tags, text.cpu(), self.clip.logit_scale, count, config.prototypes)
+
+    def seeds(self, config: Config) -> Cams:
         """Seeds from the prototypes that the configuration asks for: vision or text."""
         if config.prototypes.kind == "text":
             return self.text_seeds(config)
 
-        def make() -> Maps:
-            vision = self.knowledge(config).vision.to(self.clip.device)
-            return self._seeds(vision, 1 / config.prototypes.image_temperature, config)
+        def make() -> Cams:
+            return self._seeds(self.lesson(config).vision, 1 / config.prototypes.image_temperature, config)
 
         return self.once("seeds", self._learned_from(config), make)
 
-    def refined(self, config: Config) -> Maps:
+    def refined(self, config: Config) -> Cams:
         """These seeds, spread along the attention."""
         key = (config.clip, config.prompts, config.seeds, config.prototypes, config.refine)
         return self.once("refined", key, lambda: self._refine(self.seeds(config), config))
 
-    def refined_with(self, table: Float[Tensor, "P D"], config: Config) -> Maps:
+    def refined_with(self, table: Float[Tensor, "P D"], config: Config) -> Cams:
         """Refined seeds from vision prototypes that were learned elsewhere."""
-        seeds = self._seeds(table.to(self.clip.device), 1 / config.prototypes.image_temperature, config)
+        seeds = self._seeds(table, 1 / config.prototypes.image_temperature, config)
         return self._refine(seeds, config)
 
     # ------------------------------------------------------------------ masks
@@ -228,10 +245,7 @@ class Bench:
         exponent = config.labels.background_exponent
         maps = {"text": self.text_seeds, "vision": self.seeds, "refined": self.refined}
         made: dict[str, tuple] = {
-            name: tuple(
-                labels.label_map(cam.cpu(), view, exponent)[0]
-                for cam, view in zip(maps[name](config), self.views, strict=True)
-            )
+            name: tuple(self._drawn(lambda cam, view: label_map(cam.cpu(), view, exponent)[0], maps[name](config)))
             for name in stages
             if name in maps
         }
@@ -251,9 +265,17 @@ class Bench:
 
     def _pseudo_masks(self, config: Config) -> tuple[tuple, tuple]:
         def make(cam: Tensor, view: View) -> tuple:
-            _, scores = labels.label_map(cam.cpu(), view, config.labels.background_exponent)
-            return labels.pseudo_mask(scores, view, config.labels, config.crf)
+            _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
+            return pseudo_mask(scores, view, config.labels, config.crf)
 
-        with ThreadPoolExecutor(self.workers) as pool:
-            pairs = list(pool.map(make, self.refined(config), self.views))
+        pairs = self._drawn(make, self.refined(config))
         return tuple(one for one, _ in pairs), tuple(one for _, one in pairs)
+
+    def _drawn(self, make: Callable[[Tensor, View], _T], cams: Cams) -> list[_T]:
+        """`make` of each image's maps and view, as many at once as there are workers."""
+        with one_core_each(), threads(self.workers) as pool:
+            return list(pool.map(make, cams, self.views))
+
+
+def _refuse(_: int, error: VplError) -> None:
+    raise error

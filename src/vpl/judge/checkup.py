@@ -16,13 +16,14 @@ import torch
 
 from vpl.classes import IGNORE
 from vpl.config import Config
-from vpl.edges import images
 from vpl.edges.datasets import Sample
-from vpl.errors import DataError, VplError
-from vpl.judge.bench import Bench, Maps
-from vpl.method import labels, metrics, refine, signs
-from vpl.runs.folder import read_evaluations, read_json, read_map, read_prototypes, write_json
+from vpl.errors import VplError
+from vpl.judge.bench import Bench, Cams
+from vpl.method import metrics, refine, signs
+from vpl.method.masks import label_map
+from vpl.runs.files import read_evaluations, read_json, read_map, read_prototypes, read_truth, write_json
 from vpl.runs.stages import Run
+from vpl.sampling import evenly
 
 LOOKED, AGAIN = 500, 24
 """Most images whose label maps are read, and whose seeds are made again; spread evenly over the list. [ours]"""
@@ -38,17 +39,17 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     free: dict[str, list[float]] = defaultdict(list)
     true: dict[str, list[float]] = defaultdict(list)
     done = [sample for sample in run.dataset.samples if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
-    for sample in _spread(done, LOOKED):
+    for sample in evenly(done, LOOKED):
         maps = {name: _mask(run, name, sample) for name in ("seeds/refined", "seeds/crf", "labels")}
         _add(free, signs.of_maps(maps["seeds/refined"], maps["seeds/crf"], maps["labels"], _labels(run, sample)))
-        truth = _truth(sample)
+        truth = read_truth(sample)
         last = maps["labels"] if maps["seeds/crf"] is None else maps["seeds/crf"]
         if truth is not None and last is not None and truth.shape == last.shape:
             _add(true, signs.against_truth(maps["seeds/refined"], last, truth))
     right = read_json(run.folder / "prototypes.json").get("accuracy_vision")
     if isinstance(right, (int, float)):
         free["tag consistency"].append(right)
-    _look_again(run, _spread(done, AGAIN), free, true)
+    _look_again(run, evenly(done, AGAIN), free, true)
     gap = _train_val_gap(read_evaluations(run.folder))
     if gap is not None:
         true["train/val gap"].append(gap)
@@ -56,11 +57,6 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     path = run.folder / "metrics.json"
     write_json(path, read_json(path) | found)
     return found
-
-
-def _spread(samples: Sequence[Sample], most: int) -> list[Sample]:
-    places = np.unique(np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)) if samples else []
-    return [samples[place] for place in places]
 
 
 def _add(values: dict[str, list[float]], found: dict[str, float]) -> None:
@@ -76,14 +72,6 @@ def _mask(run: Run, folder: str, sample: Sample) -> np.ndarray | None:
 def _labels(run: Run, sample: Sample) -> list[int]:
     """Label values of the image's tags."""
     return [run.classes.index(tag) + 1 for tag in sample.tags]
-
-
-def _truth(sample: Sample) -> np.ndarray | None:
-    """The truth; None where there is none, or where it can't be read: evaluation has said so."""
-    try:
-        return None if sample.mask is None else images.read_mask(sample.mask)
-    except DataError:
-        return None
 
 
 def _look_again(
@@ -108,10 +96,10 @@ def _look_again(
     for name, other in (("mirror agreement", mirrored), ("scale agreement", _maps(bench, stored, larger))):
         exponent = config.labels.background_exponent
         for view, one, two in zip(views, own, other, strict=True):
-            first, second = (labels.label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))
+            first, second = (label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))
             free[name].append(signs.agreement(first, second))
     for sample, view, maps in zip(kept, views, own, strict=True):
-        truth = _truth(sample)
+        truth = read_truth(sample)
         if truth is None or truth.shape != view.size:
             continue
         full = refine.upsample(maps.float().cpu(), view.size).numpy()
@@ -120,7 +108,7 @@ def _look_again(
             true["concentration"].append(part.concentration)
 
 
-def _maps(bench: Bench, stored: dict[str, torch.Tensor], config: Config) -> Maps:
+def _maps(bench: Bench, stored: dict[str, torch.Tensor], config: Config) -> Cams:
     """Refined seeds from the prototypes that the run stored."""
     if config.prototypes.kind == "text":
         return bench.refined(config)

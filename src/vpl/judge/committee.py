@@ -22,9 +22,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vpl.clip.model import Features
 from vpl.config import Config
-from vpl.judge.bench import Bench, Maps
-from vpl.method import labels, refine
+from vpl.judge.bench import Bench, Cams
+from vpl.method import refine
+from vpl.method.masks import pseudo_mask
 from vpl.method.metrics import Confusion
 
 SCALES = (0.75, 1.0, 1.25, 1.5)
@@ -51,7 +53,7 @@ def opinion(bench: Bench, config: Config) -> tuple[UInt8[np.ndarray, "height wid
 
     def make() -> tuple:
         pairs = zip(votes(bench, config), bench.views, strict=True)
-        return tuple(labels.pseudo_mask(one, view, config.labels, config.crf)[0] for one, view in pairs)
+        return tuple(pseudo_mask(one, view, config.labels, config.crf)[0] for one, view in pairs)
 
     return bench.once("opinion", config, make, most=1)
 
@@ -100,7 +102,7 @@ def agreement(
 # --------------------------------------------------------------------------------------------------------------- makers
 def _gradcam_of(bench: Bench, config: Config) -> Callable[[Bench, Config], Votes]:
     """The configured seeds, from prototypes that are learned once, on the images as they are."""
-    vision = bench.knowledge(config).vision if config.prototypes.kind == "vision" else None
+    vision = bench.lesson(config).vision if config.prototypes.kind == "vision" else None
 
     def make(twin: Bench, seen: Config) -> Votes:
         maps = twin.refined(seen) if vision is None else twin.refined_with(vision, seen)
@@ -115,20 +117,25 @@ def _similarity(twin: Bench, seen: Config) -> Votes:
 
 def _patches(twin: Bench, seen: Config) -> Votes:
     """Softmax over the image's tags and the background words of each patch's cosines, at CLIP's own temperature."""
-    table, count, found = twin.text(seen), len(twin.classes), {}
-    for members, features in twin.features(seen.clip):
-        for row, number in enumerate(members):
-            tags = list(twin.views[number].tags)
-            patches = F.normalize(features.patches[row], dim=1)
-            rows = table[[*tags, *range(count, len(table))]].to(patches)
-            likely = (twin.clip.logit_scale * patches @ rows.T).softmax(dim=1)
-            background = likely[:, len(tags) :].sum(dim=1, keepdim=True)
-            shares = torch.cat([background, likely[:, : len(tags)]], dim=1).T.unflatten(1, features.grid)
-            found[number] = refine.upsample(shares.float(), twin.views[number].image.shape[:2]).cpu()
-    return [found[number] for number in range(len(twin.views))]
+    table, count = twin.text(seen), len(twin.classes)
+
+    def one(number: int, patches: Float[Tensor, "hw D"], grid: tuple[int, int]) -> Float[Tensor, "L H W"]:
+        tags = list(twin.views[number].tags)
+        patches = F.normalize(patches, dim=1)
+        rows = table[[*tags, *range(count, len(table))]].to(patches)
+        likely = (twin.clip.logit_scale * patches @ rows.T).softmax(dim=1)
+        background = likely[:, len(tags) :].sum(dim=1, keepdim=True)
+        shares = torch.cat([background, likely[:, : len(tags)]], dim=1).T.unflatten(1, grid)
+        return refine.upsample(shares.float(), twin.views[number].image.shape[:2]).cpu()
+
+    def make(members: tuple[int, ...], features: Features) -> Votes:
+        pairs = zip(members, features.patches, strict=True)
+        return [one(number, patches, features.grid) for number, patches in pairs]
+
+    return list(twin.each(seen.clip, make))
 
 
-def _shares(maps: Maps, twin: Bench) -> Votes:
+def _shares(maps: Cams, twin: Bench) -> Votes:
     """Label shares of seeds, mean over the background exponents."""
     found = []
     for cam, view in zip(maps, twin.views, strict=True):

@@ -27,9 +27,13 @@ from vpl.config import Config
 from vpl.errors import RunError, VplError
 from vpl.judge import committee
 from vpl.judge.bench import Bench
-from vpl.method import crf, labels
-from vpl.runs.folder import log, read_json, write_json
+from vpl.method import crf
+from vpl.method.masks import label_map
+from vpl.method.views import View
+from vpl.runs.files import read_json, write_json
+from vpl.runs.folder import log
 from vpl.runs.stages import Progress, Run, silent
+from vpl.sampling import evenly
 
 IMAGES = 60
 """Images that the choice is made on, spread evenly over the list."""
@@ -75,7 +79,7 @@ def _images(bench: Bench, config: Config):
     """Number, unit patch tokens, seeds' regions of every image."""
     exponent = config.labels.background_exponent
     refined = bench.refined(config)
-    for members, features in bench.features(config.clip):
+    for members, features in bench.passed(config.clip, lambda _, features: features):
         for row, number in enumerate(members):
             yield number, features, row, regions_of(refined[number], exponent)
 
@@ -101,7 +105,7 @@ def _evidence(bench: Bench, config: Config, table: Float[Tensor, "P D"], scale: 
 
 def evidence_vision(bench: Bench, config: Config) -> np.ndarray:
     """METHOD.md 8 as it stands: under V, at τI."""
-    vision = bench.knowledge(config).vision.to(bench.clip.device)
+    vision = bench.lesson(config).vision.to(bench.clip.device)
     return _evidence(bench, config, vision, 1 / config.prototypes.image_temperature)
 
 
@@ -198,7 +202,7 @@ def rescaled(bench: Bench, config: Config) -> np.ndarray:
 def _maps_with_same_prototypes(bench: Bench, other: Bench, config: Config, seen: Config) -> tuple[Tensor, ...]:
     if config.prototypes.kind == "text":
         return other.refined(seen)
-    return other.refined_with(bench.knowledge(config).vision, seen)
+    return other.refined_with(bench.lesson(config).vision, seen)
 
 
 def consent(bench: Bench, config: Config) -> np.ndarray:
@@ -348,9 +352,9 @@ def agreement_by_confidence(
     return kept, same
 
 
-def _probabilities(cam: Tensor, view: labels.View, config: Config) -> tuple[Tensor, Tensor]:
+def _probabilities(cam: Tensor, view: View, config: Config) -> tuple[Tensor, Tensor]:
     """Probability and place of the most probable label after the CRF, (H, W)."""
-    _, scores = labels.label_map(cam.cpu(), view, config.labels.background_exponent)
+    _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
     return tuple(crf.dense_crf(view.image, scores, **config.crf.keywords()).max(dim=0))
 
 
@@ -393,15 +397,12 @@ def tune(
 def _bench(run: Run, count: int, workers: int) -> Bench:
     """Up to `count` of the run's images, spread evenly; those that can't be read are left out."""
     samples = run.dataset.samples
-    places = (
-        np.unique(np.linspace(0, len(samples) - 1, min(count, len(samples))).round().astype(int)) if samples else []
-    )
     views = []
-    for place in places:
+    for sample in evenly(samples, count):
         try:
-            views.append(run.view(samples[place]))
+            views.append(run.view(sample))
         except VplError as error:
-            log.warning("%s left out of the tuning: %s", samples[place].id, error)
+            log.warning("%s left out of the tuning: %s", sample.id, error)
     if not views:
         raise RunError(f"no image of {run.folder} could be used; mend the data first.")
     return Bench(run.clip, run.classes, views, workers)

@@ -12,6 +12,7 @@ Letters: N images, K tags of an image, h w patch grid, H W pixels. M does not de
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,9 +21,10 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
+from vpl.config import RefineConfig
 from vpl.method.maps import minmax, upsample
 
-__all__ = ["affinity", "boxes_mask", "minmax", "refine", "upsample"]
+__all__ = ["affinity", "boxes_mask", "minmax", "refine", "refine_maps", "upsample"]
 
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
@@ -79,3 +81,14 @@ def refine(affinity: Affinity, cam: Float[Tensor, "K h w"], box_threshold: float
     if box_threshold is not None and len(cam):
         given = given * torch.stack([boxes_mask(one, box_threshold) for one in cam]).flatten(1)
     return affinity.spread(given).view_as(cam)
+
+
+def refine_maps(
+    attention: Float[Tensor, "N hw hw"], cams: Sequence[Float[Tensor, "_ h w"]], config: RefineConfig
+) -> list[Float[Tensor, "_ h w"]]:
+    """Seeds of N images spread along their attention and stretched to [0, 1]; the seeds themselves when it is off."""
+    if not config.enabled:
+        return list(cams)
+    affinities = affinity(attention, config.rounds)
+    threshold = config.box_threshold if config.box else None
+    return [minmax(refine(one, cam, threshold)) for one, cam in zip(affinities, cams, strict=True)]

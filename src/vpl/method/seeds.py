@@ -234,3 +234,32 @@ def _through_attention(clip: FrozenClip, last: LastBlock, d_out: Tensor) -> Floa
         parts[:, :, 1, own] = (-scale * class_share.transpose(2, 3) @ query).transpose(1, 2)
         parts[:, :, 2, own] = ((1 - to_class)[..., None] * d).sum(2).transpose(1, 2)
     return parts.flatten(2) @ block.qkv.weight.float() / patches
+
+
+def seed_maps(
+    clip: FrozenClip,
+    features: Features,
+    tags: Sequence[tuple[int, ...]],
+    table: Float[Tensor, "P D"],
+    classes: int,
+    scale: float,
+    kind: str = "gradcam",
+) -> list[Float[Tensor, "_ h w"]]:
+    """One class-specific map per tag of each image, in [0, 1] (METHOD.md 1).
+
+    Args:
+        tags: class numbers of each image.
+        table: prototypes, the `classes` foreground rows first, then the background rows. Without background rows the
+            classes that the image does not carry stand in for them: a softmax over one tag alone has no gradient.
+        scale: what multiplies the cosines: CLIP's own for text prototypes, 1/τI for vision prototypes.
+        kind: "gradcam", or the baseline "similarity": each patch's cosine with the tag's prototype, min-max normalised.
+    """
+    if kind == "similarity":
+        patches = F.normalize(features.patches, dim=2)
+        maps = [table[list(own)].to(one) @ one.T for one, own in zip(patches, tags, strict=True)]
+        return [minmax(one.unflatten(1, features.grid)) for one in maps]
+    rows = []
+    for own in tags:
+        others = list(range(classes, len(table))) or [number for number in range(classes) if number not in own]
+        rows.append(table[[*own, *others]])
+    return seeds(clip, features, rows, [len(own) for own in tags], scale).cam

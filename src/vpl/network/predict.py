@@ -26,11 +26,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vpl.clip.model import FrozenClip, out_of_memory
+from vpl.clip.model import FrozenClip
 from vpl.config import PredictConfig
 from vpl.edges import images, locks, sheet, storage
 from vpl.edges.datasets import Sample, image_files
 from vpl.errors import ConfigError, DataError, ModelError, RunError
+from vpl.machine import device_of, out_of_memory
 from vpl.method import crf
 from vpl.method.metrics import Confusion
 from vpl.network import hub
@@ -184,7 +185,7 @@ def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: 
     folder = Path(path)
     if hub.is_folder(folder):
         card, head, own = hub.read(folder, device)
-        return Predictor(card, head, own, _device(device) if own is None else own.device)
+        return Predictor(card, head, own, device_of(device) if own is None else own.device)
     if not (folder / CARD_FILE).exists():
         folder = folder / NETWORK_FOLDER
     try:
@@ -201,7 +202,7 @@ def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: 
         raise ModelError(f"the weights {folder / WEIGHTS_FILE} are damaged ({error}); {_AGAIN}") from error
     head = card.head_of(weights, f"the weights {folder / WEIGHTS_FILE}", _AGAIN)
     if not head.reads_clip:
-        return Predictor(card, head, None, _device(device))
+        return Predictor(card, head, None, device_of(device))
     if not isinstance(clip, FrozenClip):
         clip = FrozenClip.load(clip or card.clip_name, device=device)
     found = clip.weights_hash
@@ -414,12 +415,3 @@ def _labels(shares: Float[Tensor, "P h w"], size: tuple[int, int]) -> UInt8[np.n
         best = torch.where(higher, one, best)
         labels.masked_fill_(higher, number)
     return labels.cpu().numpy()
-
-
-def _device(name: str) -> torch.device:
-    """Where a student runs."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

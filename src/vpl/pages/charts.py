@@ -83,11 +83,6 @@ def short(value: float | None) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or value == round(value) else f"{value:.3g}"
 
 
-def spread(count: int, most: int) -> np.ndarray:
-    """At most `most` of the numbers 0..count-1, evenly spaced."""
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)) if count else np.zeros(0, int)
-
-
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Round numbers (1, 2 or 5 times a power of ten), evenly spaced, that enclose [low, high]: about `most` of them."""
     raw = max((high - low) / most, abs(high) * 1e-9, 1e-12)

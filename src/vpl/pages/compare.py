@@ -27,8 +27,9 @@ from vpl.edges import images, sheet, storage
 from vpl.edges.datasets import Sample
 from vpl.errors import RunError, VplError
 from vpl.method.metrics import Confusion
-from vpl.runs.folder import read_json
+from vpl.runs.files import read_json
 from vpl.runs.stages import dataset_of
+from vpl.sampling import evenly
 
 STAGES = ("labels", "seeds/crf", "seeds/refined", "seeds/vision", "seeds/text")
 """Label maps that images are compared by: the first of these that every run has."""
@@ -199,8 +200,7 @@ def _shared(paths: Sequence[Path], configs: Sequence[Config]) -> tuple[str, list
 def _pictures(
     paths: Sequence[Path], stage: str, samples: Sequence[Sample], classes: ClassSet, pictured: int
 ) -> tuple[str, tuple[Picture, ...]]:
-    places = np.unique(np.linspace(0, len(samples) - 1, min(len(samples), MOST_LOOKED)).round().astype(int))
-    samples = [samples[place] for place in places]
+    samples = evenly(samples, MOST_LOOKED)
     truth_known = all(one.mask is not None for one in samples)
     found = []
     for sample in samples:

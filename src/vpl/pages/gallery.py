@@ -24,9 +24,10 @@ from vpl.edges.images import read_image, read_mask, size_within
 from vpl.errors import DataError, VplError
 from vpl.method import signs
 from vpl.method.metrics import Confusion
-from vpl.pages.charts import sentence, spread
-from vpl.runs.folder import damaged
+from vpl.pages.charts import sentence
+from vpl.runs.files import damaged, read_truth
 from vpl.runs.stages import MAP_ROWS, dataset_of, split_of
+from vpl.sampling import evenly
 
 MOST_SCANNED = 1000  # images per split that are scored to choose the gallery's
 THUMBNAIL_SIDE = 208  # longer side of a gallery picture, pixels
@@ -116,7 +117,7 @@ def gallery(run: Path, config: Config, most: int) -> Gallery:
         samples = [
             one for one in dataset.samples if any((run / folder / f"{one.id}.png").is_file() for folder, _ in steps)
         ]
-        looked = [samples[number] for number in spread(len(samples), MOST_SCANNED)]
+        looked = evenly(samples, MOST_SCANNED)
         scans = [_scan(run, one, steps[-1][0], classes) for one in looked]
         counted |= _counted(scans)
         chosen = _chosen(scans, most // len(present))
@@ -146,21 +147,11 @@ def _own_mask(path: Path) -> UInt8[np.ndarray, "H W"] | None:
         raise damaged(path, f"it can't be read as a mask ({error})") from error
 
 
-def _truth(sample: Sample) -> UInt8[np.ndarray, "H W"] | None:
-    """The user's mask; None where there is none or it can't be read (evaluation has said so already)."""
-    if sample.mask is None:
-        return None
-    try:
-        return read_mask(sample.mask)
-    except DataError:
-        return None
-
-
 def _scan(run: Path, sample: Sample, last: str, classes: ClassSet) -> _Scan:
     mask = _own_mask(run / last / f"{sample.id}.png")
     if mask is None:
         return _Scan(sample, None, {}, ())
-    truth, iou = _truth(sample), None
+    truth, iou = read_truth(sample), None
     if truth is not None:
         confusion = Confusion(len(classes) + 1)
         try:
@@ -191,14 +182,14 @@ def _chosen(scans: Sequence[_Scan], most: int) -> list[_Scan]:
     scored = sorted((number for number, scan in enumerate(scans) if scan.iou is not None), key=lambda n: scans[n].iou)
     worst = set(scored[: most // 2])
     others = [number for number in range(len(scans)) if number not in worst]
-    kept = worst | {others[number] for number in spread(len(others), most - len(worst))}
+    kept = worst | set(evenly(others, most - len(worst)))
     return [scans[number] for number in sorted(kept)]
 
 
 def _card(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Scan, classes: ClassSet) -> Card:
     sample, palette = scan.sample, classes.palette()
     masks = {sentence(title): _own_mask(run / folder / f"{sample.id}.png") for folder, title in steps}
-    masks["Truth"] = _truth(sample)
+    masks["Truth"] = read_truth(sample)
     masks = {title: mask for title, mask in masks.items() if mask is not None}
     photo, problem = "", ""
     try:

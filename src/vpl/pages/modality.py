@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Float
 
 from vpl.method.prototypes import CHECK_EVERY
-from vpl.pages.charts import Curve, Point, spread, words
-from vpl.runs.folder import damaged, read_facts, read_json, read_tensors
+from vpl.pages.charts import Curve, Point, words
+from vpl.runs.files import damaged, read_facts, read_json, read_tensors
+from vpl.sampling import evenly
 
 MOST_POINTS = 1200  # regions drawn in the modality gap
 
@@ -181,7 +182,7 @@ def _points(
     if not total or not prototypes:
         return (), 0, total, 0.0
     rows, numbers = np.concatenate(embeddings), np.concatenate(labels)
-    chosen = spread(total, MOST_POINTS)
+    chosen = evenly(range(total), MOST_POINTS)
     groups = [rows[chosen], *prototypes.values()]
     if len({group.shape[-1] for group in groups}) != 1:
         raise damaged(run / "prototypes.safetensors", "prototypes and regions differ in width")

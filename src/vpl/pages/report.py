@@ -26,7 +26,7 @@ from vpl.pages import charts
 from vpl.pages.charts import Curve
 from vpl.pages.gallery import Card, gallery
 from vpl.pages.modality import Gap, gap
-from vpl.runs.folder import damaged, read_json
+from vpl.runs.files import damaged, read_json
 from vpl.runs.stages import CHANCE_RANK
 
 MOST_PICTURED = 200  # images in the gallery

@@ -26,11 +26,14 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.edges import images, sheet, storage
 from vpl.errors import RunError
-from vpl.method import labels
+from vpl.method.masks import label_map
 from vpl.method.metrics import Confusion
 from vpl.method.prototypes import text_prototypes
+from vpl.method.seeds import seed_maps
+from vpl.method.views import View, encode
 from vpl.pocket.captions import Chunk
 from vpl.pocket.zeroshot import ZeroShot, mean_of, zero_shot
+from vpl.sampling import evenly
 from vpl.scenes.draw import draw
 from vpl.scenes.styles import PRETRAIN_STYLES, STYLES
 
@@ -39,6 +42,8 @@ MAPS = "maps.png"
 SEED = 1_000_003
 """Of the scenes that the card measures; no training and no demo has it."""
 SIZES = (64, 96, 128, 160)
+LOGGED = 16
+"""Most rows of the training's log."""
 HEAT = np.array([(20, 20, 60), (60, 40, 140), (200, 60, 90), (250, 160, 50), (255, 250, 190)], dtype=np.float64)
 
 
@@ -113,10 +118,10 @@ def text_seed_miou(clip: FrozenClip, style: str, count: int, sizes: Sequence[int
             scene = draw(SEED, index, style, size)
             if not scene.tags:
                 continue
-            view = labels.View(scene.image, tuple(classes.names.index(tag) for tag in scene.tags), (size, size))
-            features = labels.encode(clip, [view], config)
-            (cam,) = labels.seed_maps(clip, features, [view], table, len(classes.names), clip.logit_scale)
-            confusion.update(np.asarray(scene.mask), labels.label_map(cam, view, config.labels.background_exponent)[0])
+            view = View(scene.image, tuple(classes.names.index(tag) for tag in scene.tags), (size, size))
+            features = encode(clip, [view], config.clip)
+            (cam,) = seed_maps(clip, features, [view.tags], table, len(classes.names), clip.logit_scale)
+            confusion.update(np.asarray(scene.mask), label_map(cam, view, config.labels.background_exponent)[0])
         found[size] = confusion.miou()
     return found
 
@@ -133,10 +138,10 @@ def maps_picture(clip: FrozenClip, size: int = 128, rows: int = 8) -> UInt8[ndar
         index += 1
         if len(scene.tags) < 2:
             continue
-        view = labels.View(scene.image, tuple(words.index(tag) for tag in scene.tags), (size, size))
-        features = labels.encode(clip, [view], config)
+        view = View(scene.image, tuple(words.index(tag) for tag in scene.tags), (size, size))
+        features = encode(clip, [view], config.clip)
         patches = torch.nn.functional.normalize(features.patches[0], dim=1)
-        (cam,) = labels.seed_maps(clip, features, [view], table, len(classes.names), clip.logit_scale)
+        (cam,) = seed_maps(clip, features, [view.tags], table, len(classes.names), clip.logit_scale)
         shown = [*scene.tags[:2], scene.ground]
         cosines = [(patches @ table[words.index(word)]).view(features.grid) for word in shown]
         cells.append([scene.image, *(_heat(one.numpy(), size) for one in (*cosines, cam[0]))])
@@ -189,7 +194,7 @@ def card_text(
                     f"{row['step']:.0f}", f"{row['loss']:.2f}", f"{row['temperature']:.4f}", f"{row['tag_map']:.3f}",
                     f"{row['class_token_map']:.3f}", f"{row['retrieval']:.3f}", f"{row['images_per_second']:.0f}",
                 )
-                for row in _thinned(training.log)
+                for row in evenly(training.log, LOGGED)
             ],
         ),
         "## Zero-shot",
@@ -237,11 +242,6 @@ def card_text(
 def _objects(ap: dict[str, float]) -> dict[str, float]:
     """Without the grounds, where there is anything else."""
     return {word: one for word, one in ap.items() if word not in SCENE_GROUNDS} or ap
-
-
-def _thinned(log: list[dict[str, int | float]], most: int = 16) -> list[dict[str, int | float]]:
-    places = np.linspace(0, len(log) - 1, min(most, len(log))).round().astype(int)
-    return [log[place] for place in places]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -27,6 +27,7 @@ import torch
 
 from vpl.edges.storage import write_text_atomic
 from vpl.errors import ConfigError, RunError, VplError
+from vpl.machine import device_of
 from vpl.pocket import card
 from vpl.pocket.captions import FolderSource, SceneSource
 from vpl.pocket.learner import Record, Trainer, steps_in, train
@@ -204,18 +205,6 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
         write_training(trainer, source.name(), args)
     card.write(args.out, None if args.data == "scenes" else source.held_out(args.measured), args.measured)
     say(f"model and card: {args.out}")
-
-
-def device_of(name: str) -> torch.device:
-    """auto: cuda where it is, else cpu."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"the device {name!r} is not there; use cpu, or auto to take what there is.") from error
-    return device
 
 
 def precision_of(name: str, device: torch.device) -> torch.dtype:

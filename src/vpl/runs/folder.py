@@ -3,14 +3,13 @@
     config.toml  every value of the run        run.json  versions, device, hashes, times by stage, failures
     log.txt      warnings                      metrics.json  what `evaluate` found, one entry for each split
 
-Files of ours are written to a temporary name and renamed. One process at a time may write.
+How files are read and written is `files`'s. One process at a time may write.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
-import json
 import logging
 import platform
 import re
@@ -19,18 +18,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import UInt8
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
-
 import vpl
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import images, locks, storage
-from vpl.errors import DataError, RunError, VplError
-from vpl.method.metrics import Confusion
+from vpl.edges import locks, storage
+from vpl.errors import RunError, VplError
+from vpl.runs.files import NUMBER, damaged, read_evaluations, read_json, write_json
 
 log = logging.getLogger("vpl")
 
@@ -51,8 +44,6 @@ STAGE_OF_SECTION = {
     "predict": "evaluation",
 }
 """The first stage that reads a configuration section; once that stage has begun, its values are fixed."""
-
-NUMBER = (int, float)
 
 STAGE_FOLDERS = {"prototypes": "regions", "labels": "seeds", "network": "network"}
 
@@ -243,30 +234,6 @@ class _LogFile(logging.FileHandler):
         """A full disk is told by what fails to write results; a log must not add tracebacks to it."""
 
 
-def scores_of(confusion: Confusion, classes: ClassSet) -> dict:
-    """A confusion matrix and what follows from it, as plain data for metrics.json (fractions, null where undefined).
-
-    Raises:
-        DataError: no pixel was counted.
-    """
-    if not confusion.matrix.any():
-        raise DataError("nothing could be evaluated: the truth masks hold 255 (ignore) alone; check data.masks.")
-    names = ("background", *classes.names)
-
-    def by_name(values) -> dict[str, float | None]:
-        return {name: None if np.isnan(one) else float(one) for name, one in zip(names, values, strict=True)}
-
-    return {
-        "images": confusion.images,
-        "miou": float(confusion.miou()),
-        "pixel_accuracy": float(confusion.pixel_accuracy()),
-        "iou": by_name(confusion.iou()),
-        "precision": by_name(confusion.precision()),
-        "recall": by_name(confusion.recall()),
-        "confusion": confusion.matrix.tolist(),
-    }
-
-
 def versions() -> dict[str, str]:
     """Versions of everything that shapes the numbers."""
     names = ("torch", "transformers", "numpy", "scipy", "Pillow", "safetensors", "numba")
@@ -278,122 +245,3 @@ def _version(name: str) -> str:
         return version(name)
     except PackageNotFoundError:  # numba alone may be missing
         return "absent"
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file of ours; empty when the file is absent."""
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, error) from error
-    if not isinstance(tree, dict):
-        raise damaged(path, "no JSON object")
-    return tree
-
-
-def read_evaluations(folder: Path) -> list[dict]:
-    """What metrics.json of a run holds of each split: `split`, `images`, `classes`, `rows` with a name and scores."""
-    path = folder / "metrics.json"
-    found = read_json(path).get("evaluations", [])
-    if not isinstance(found, list) or not all(map(_is_evaluation, found)):
-        raise damaged(path, "its evaluations are no values that vpl writes")
-    return found
-
-
-def _is_evaluation(one: object) -> bool:
-    return (
-        isinstance(one, dict)
-        and isinstance(one.get("split"), str)
-        and isinstance(one.get("images"), int)
-        and isinstance(one.get("rows"), list)
-        and all(map(_is_row, one["rows"]))
-    )
-
-
-def _is_row(row: object) -> bool:
-    """Whether this is one line of an evaluation: a name, and scores as numbers or null."""
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("name"), str)
-        and all(isinstance(row.get(key), (*NUMBER, type(None))) for key in ("miou", "pixel_accuracy"))
-    )
-
-
-def write_json(path: Path, content: dict) -> None:
-    """Write a JSON file of ours, atomically."""
-    storage.write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file of ours."""
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
-        raise damaged(path, error) from error
-
-
-def read_facts(path: Path) -> dict:
-    """What `write_tensors` noted beside the tensors of a file; empty where it noted nothing."""
-    try:
-        with safe_open(path, framework="np") as file:
-            facts = json.loads((file.metadata() or {}).get("vpl", "{}"))
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise damaged(path, error) from error
-    if not isinstance(facts, dict):
-        raise damaged(path, "its facts are no object")
-    return facts
-
-
-def read_prototypes(path: Path, dim: int) -> dict[str, Tensor]:
-    """`text` and `vision` prototypes of a run, (P, `dim`) float each."""
-    found = read_tensors(path)
-    text, vision = (found.get(key) for key in ("text", "vision"))
-    if text is None or vision is None or text.shape != vision.shape or text.ndim != 2 or text.shape[1] != dim:
-        raise damaged(path, f"expected text and vision of one shape (P, {dim})")
-    if not all(one.is_floating_point() and bool(one.isfinite().all()) for one in (text, vision)):
-        raise damaged(path, "it holds values that are no finite floats")
-    return found
-
-
-def read_regions(path: Path, dim: int, classes: int, samples: int) -> dict[str, Tensor]:
-    """A batch's regions: `embeddings` (N, `dim`), `class` and `sample` (N,) within their bounds, `tag_ranks`."""
-    found = read_tensors(path)
-    try:
-        embeddings, numbers, owners = (found[key] for key in ("embeddings", "class", "sample"))
-        fit = (
-            embeddings.shape == (len(numbers), dim)
-            and numbers.shape == owners.shape == (len(numbers),)
-            and found["tag_ranks"].ndim == 1
-            and embeddings.is_floating_point()
-            and found["tag_ranks"].is_floating_point()
-            and not (numbers.is_floating_point() or owners.is_floating_point())
-            and bool(embeddings.isfinite().all())
-            and bool(((numbers >= -1) & (numbers < classes) & (owners >= 0) & (owners < samples)).all())
-        )
-    except (KeyError, TypeError) as error:
-        raise damaged(path, f"it lacks {error}") from error
-    if not fit:
-        raise damaged(path, "its regions don't belong to these images and classes")
-    return found
-
-
-def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
-    """A label map of ours."""
-    try:
-        return images.read_mask(path)
-    except DataError as error:
-        raise RunError(f"{error} It is made anew when you delete it and run vpl labels again.") from error
-
-
-def damaged(path: Path, reason: object) -> RunError:
-    """A file of the run folder that can't be used."""
-    words = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    return RunError(f"{path} is damaged ({words}); delete it and run the stage again.")
-
-
-def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, object] | None = None) -> None:
-    """Write a safetensors file atomically; `facts` go as JSON under its one metadata key, so that bytes repeat."""
-    metadata = {"vpl": json.dumps(facts, sort_keys=True)} if facts else None
-    storage.write_bytes_atomic(path, save({name: one.contiguous() for name, one in tensors.items()}, metadata))

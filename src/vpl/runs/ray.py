@@ -2,9 +2,9 @@
 
     windows of the list -> flat_map over actors -> label maps into the store;  one row per batch -> the driver
 
-An actor holds one `Labeller`, sent by the driver, so that every worker has the driver's own weights. It cuts a window
-into the very batches that the local engine cuts (`run.cut`), skips those whose files are all there, and writes the same
-bytes: same weights, same batches, one core for each thread that computes (`Run._flow` says why). A window of a killed
+An actor holds one `Labeller`, sent by the driver, so that every worker has the driver's own weights, and sends its
+windows through the local engine's pipeline (`stream`): the same batches, without those whose files are all there, and
+the same bytes. A window of a killed
 worker is given to another one; a killed driver's run goes on where the files end. Failed images come back as rows: the
 driver alone writes the run's record.
 
@@ -23,22 +23,25 @@ import math
 import os
 import socket
 import tempfile
-import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from vpl.edges import images, storage
 from vpl.errors import DataError, RunError, VplError
-from vpl.method.labels import Labeller, Maps, Portions, View, prepared
+from vpl.method.labeller import Draft, Labeller
+from vpl.method.views import View, prepared
 from vpl.runs.folder import versions
-from vpl.runs.stages import CUDA_LANES, WINDOW, Run, cut, grid_of, read_view, too_large
+from vpl.runs.stages import Run
+from vpl.runs.stream import WINDOW, Batch, Portion, Stream, grid_of, read_view
+
+T = TypeVar("T")
 
 MOST_PARTS = 8
 """A window is given to at most this many workers; each reads all of its headers."""
@@ -67,7 +70,6 @@ class Job:
         folders: name of each label map -> the place of its folder.
         palette: colours of the label maps.
         device: where a worker computes.
-        lanes: batches in its encoder at once.
         image_workers: threads of a worker that read photographs, and as many that finish them (CRF, writing).
         versions: of everything that shapes the numbers; a worker with others stops.
         begin: counts how often the part of this number was begun, over all workers.
@@ -77,7 +79,6 @@ class Job:
     folders: Mapping[str, str]
     palette: Sequence[tuple[int, int, int]]
     device: str
-    lanes: int
     image_workers: int
     versions: Mapping[str, str]
     begin: Callable[[int], int]
@@ -107,8 +108,7 @@ class Worker:
         torch.set_num_threads(1)
         self.job: Job = job if isinstance(job, Job) else job()
         self._labeller: Labeller | None = None
-        self._portions = Portions()
-        self._lock = threading.Lock()
+        self._stream: Stream | None = None
 
     def __call__(self, row: dict) -> Iterator[dict]:
         """One row for the headers of the window and one for each batch of the part: as many at every attempt."""
@@ -123,12 +123,13 @@ class Worker:
         except VplError as error:
             yield Done(0, stop=f"{socket.gethostname()}: {error}").row()
 
-    def _own_labeller(self) -> Labeller:
-        """The labeller on the worker's device; made at the first batch that is not there yet."""
-        with self._lock:
-            if self._labeller is None:
-                self._labeller = self._made()
-            return self._labeller
+    def _ready(self) -> tuple[Labeller, Stream]:
+        """The labeller on the worker's device, and the pipeline around its CLIP; made once."""
+        if self._labeller is None or self._stream is None:
+            self._labeller = self._made()
+            clip = self._labeller.clip
+            self._stream = Stream(clip, self._labeller.config.clip, self.job.image_workers)
+        return self._labeller, self._stream
 
     def _made(self) -> Labeller:
         given, wanted, own = self.job.labeller, self.job.versions, versions()
@@ -141,69 +142,43 @@ class Worker:
 
     def _label(self, window: Sequence[Photograph], part: int, parts: int) -> Iterator[Done]:
         self._see_folders()
-        job, config, patch = self.job, self.job.labeller.config.clip, self.job.labeller.clip.patch
-        with (
-            tempfile.TemporaryDirectory(prefix="vpl-") as folder,
-            ThreadPoolExecutor(job.image_workers) as finishers,
-            ThreadPoolExecutor(job.lanes) as encoders,
-            ThreadPoolExecutor(job.image_workers) as readers,
-        ):
+        labeller, stream = self._ready()
+        clip, config = labeller.clip, labeller.config.clip
+        failed: list[tuple[str, str]] = []
+        with tempfile.TemporaryDirectory(prefix="vpl-") as folder:
             near = [_Near(one, Path(folder) / str(number)) for number, one in enumerate(window)]
-            found = readers.map(lambda one: one.attempt(lambda place: grid_of(place, patch, config)), near)
-            grids, failed = {}, []
-            for number, (grid, reason) in enumerate(found):
-                if reason:
-                    failed.append((window[number].id, reason))
-                else:
-                    grids[number] = grid
+
+            def read(member: int) -> View:
+                tags = window[member].tags
+                return near[member].use(lambda place: prepared(clip, read_view(place, tags, config), config))
+
+            def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
+                return [
+                    partial(self._finish, labeller, window[member], view, draft)
+                    for portion in portions
+                    for member, view, draft in zip(portion.members, portion.views, portion.result, strict=True)
+                ]
+
+            planned = stream.plan(
+                len(window),
+                lambda member: near[member].use(lambda place: grid_of(place, clip.patch, config)),
+                lambda member, error: failed.append((window[member].id, str(error))),
+            )
+            batches = list(planned)[part::parts]
             yield Done(0 if part else len(failed), tuple(failed))
-            waiting: deque[Future | Done] = deque()
-            for batch in list(cut(grids, config.batch))[part::parts]:
-                waiting.append(self._begin([near[number] for number in batch], readers, encoders, finishers))
-                if len(waiting) > job.lanes + 1:
-                    yield _settled(waiting.popleft())
-            while waiting:
-                yield _settled(waiting.popleft())
+            flow = stream.flow(
+                batches,
+                read,
+                lambda _, views: labeller.drafts(views, pseudo=True),
+                finish,
+                lambda batch: all(self._is_there(window[member]) for member in batch.members),
+            )
+            for settled in flow:
+                reasons = tuple((window[member].id, str(error)) for member, error in settled.failures)
+                yield Done(len(settled.batch.members), reasons)
 
-    def _begin(
-        self,
-        batch: Sequence[_Near],
-        readers: ThreadPoolExecutor,
-        encoders: ThreadPoolExecutor,
-        finishers: ThreadPoolExecutor,
-    ) -> Future | Done:
-        """A batch on its way, unless its files are all there: reading, encoding and finishing of batches overlap."""
-        if all(self._is_there(one.photograph) for one in batch):
-            return Done(len(batch))
-        reading = [readers.submit(one.attempt, partial(self._view, one.photograph)) for one in batch]
-
-        def lane() -> tuple[Done, list[Future]]:
-            labeller = self._own_labeller()
-            photographs, views, failed, finishing = [], [], [], []
-            for one, future in zip(batch, reading, strict=True):
-                view, reason = future.result()
-                if reason:
-                    failed.append((one.photograph.id, reason))
-                else:
-                    photographs.append(one.photograph)
-                    views.append(view)
-            for part, maps in self._portions.each(views, partial(labeller.maps, pseudo=True)):
-                if maps is None:
-                    reason = str(too_large(views[part.start], labeller.clip, labeller.config.clip))
-                    failed.append((photographs[part.start].id, reason))
-                else:
-                    for each in zip(photographs[part], views[part], maps, strict=True):
-                        finishing.append(finishers.submit(self._finish, *each))
-            return Done(len(batch), tuple(failed)), finishing
-
-        return encoders.submit(lane)
-
-    def _view(self, photograph: Photograph, place: Path) -> View:
-        labeller = self.job.labeller
-        return prepared(labeller.clip, read_view(place, photograph.tags, labeller.config.clip), labeller.config.clip)
-
-    def _finish(self, photograph: Photograph, view: View, maps: Maps) -> None:
-        for name, mask in self._own_labeller().masks(view, maps, pseudo=True).items():
+    def _finish(self, labeller: Labeller, photograph: Photograph, view: View, draft: Draft) -> None:
+        for name, mask in labeller.masks(view, draft, pseudo=True).items():
             images.write_mask(self._place(name, photograph), mask, self.job.palette)
 
     def _place(self, name: str, photograph: Photograph) -> str | Path:
@@ -229,27 +204,17 @@ class _Near:
     photograph: Photograph
     local: Path
 
-    def attempt(self, use) -> tuple:
-        """(what `use` makes of the local file, "") or (None, why the photograph can't be used)."""
+    def use(self, what: Callable[[Path], T]) -> T:
+        """What `what` makes of the local file; its `DataError` names the photograph's own place."""
         image = self.photograph.image
         try:
             if not storage.is_url(image):
-                return use(Path(image)), ""
+                return what(Path(image))
             if not self.local.exists():
                 storage.write_bytes_atomic(self.local, storage.read(image, images.MOST_FILE_BYTES))
-            return use(self.local), ""
+            return what(self.local)
         except DataError as error:
-            return None, str(error).replace(str(self.local), image)
-
-
-def _settled(one: Future | Done) -> Done:
-    """What a batch has to report, once its files are written."""
-    if isinstance(one, Done):
-        return one
-    done, finishing = one.result()
-    for future in finishing:
-        future.result()
-    return done
+            raise DataError(str(error).replace(str(self.local), image)) from error
 
 
 # ------------------------------------------------------------------ the driver
@@ -282,7 +247,6 @@ def labels(run: Run, out: str | Path | None = None) -> None:
                 folders,
                 run.classes.palette(),
                 device,
-                CUDA_LANES if device == "cuda" else 1,
                 run.image_workers if device == "cuda" else 1,
                 versions(),
                 lambda number: ray.get(attempts.begin.remote(number)),

@@ -6,23 +6,19 @@
     train       the network, from the pseudo-masks                              network/
     evaluate    everything that is there against the truth                      metrics.json predictions/*.png
 
-The folder itself, its lock and its record are `runfolder`'s. The unit of work is a batch of images with equal patch
-grids, planned from the list of images alone, so that a continued run computes the same batches as an uninterrupted one
-and writes the same bytes. Truth masks are opened in `evaluate` and nowhere else.
+The folder itself, its lock and its record are `folder`'s, its files `files`'s; `stream` is the way of the photographs,
+in batches that are planned from the list alone, so that a continued run writes the bytes of an uninterrupted one.
+Truth masks are opened in `evaluate` and nowhere else.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import json
 import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,48 +29,34 @@ from torch import Tensor
 from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
-from vpl.config import ClipConfig, Config, DataConfig
+from vpl.config import Config, DataConfig
 from vpl.edges import images
 from vpl.edges.datasets import Dataset, Sample, open_dataset
-from vpl.errors import ConfigError, DataError, RunError, VplError
+from vpl.errors import ConfigError, DataError, RunError
 from vpl.machine import Clock, cores
-from vpl.method import labels, prototypes, signs
+from vpl.method import prototypes, signs
+from vpl.method.labeller import Draft, Labeller
+from vpl.method.lesson import Lesson, learn
 from vpl.method.metrics import Confusion
+from vpl.method.refine import refine_maps
+from vpl.method.regions import Regions, regions
+from vpl.method.seeds import seed_maps
+from vpl.method.views import View, encode, prepared
 from vpl.network import card, predict, team, train
 from vpl.network.crops import Item
-from vpl.runs.folder import (
-    STAGE_FOLDERS,
-    RunFolder,
-    log,
+from vpl.runs.files import (
     read_facts,
     read_json,
     read_map,
     read_prototypes,
     read_regions,
     scores_of,
-    versions,
     write_json,
+    write_regions,
     write_tensors,
 )
-
-WINDOW = 32
-"""Batches are cut from windows of this many times the batch size, so that memory does not grow with the data set."""
-
-ATTENTION_CELLS = 2**25
-"""A batch holds at most this many cells of attention (its images times the square of their patches), or one image."""
-
-AHEAD = 2
-"""Batches that are read, or wait to be finished, beside those that are being encoded."""
-
-CUDA_LANES = 2
-"""Batches in the encoder at once on a CUDA device: one computes while the host prepares the other."""
-
-PARTS = {
-    "reading": ("read",),
-    "encoding": ("encode", "seeds", "refine", "regions", "crf on device"),
-    "finishing": ("upsample", "crf", "write"),
-}
-"""The three kinds of threads of a stage, and the parts of the work that each does."""
+from vpl.runs.folder import STAGE_FOLDERS, RunFolder, log, versions
+from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
 
 CHANCE_RANK = 0.6
 """Mean tag rank below which a CLIP is said not to know the photographs; guessing gives 0.5."""
@@ -93,63 +75,6 @@ Progress = Callable[[Iterable, int, str], Iterable]
 def silent(items: Iterable, total: int, words: str) -> Iterable:
     """A `Progress` that shows nothing."""
     return items
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Images that go through the encoder together: place in the plan, numbers into the list of samples, patch grid."""
-
-    number: int
-    members: tuple[int, ...]
-    grid: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class Portion:
-    """Images of a batch that were encoded together: numbers into the list of samples, views, and what was computed."""
-
-    members: list[int]
-    views: list[labels.View]
-    result: Any
-
-
-def grid_of(image: Path | str, patch: int, config: ClipConfig) -> tuple[int, int]:
-    """(h, w), the patch grid of a photograph at the encoder, from its header.
-
-    Raises:
-        DataError: as `images.image_size`.
-    """
-    size = images.size_within(*images.image_size(image), config.max_side)
-    return images.patch_size_of(*size, patch, images.encoder_scale(*size, patch, config.scale, config.max_patches))
-
-
-def read_view(image: Path | str, tags: tuple[int, ...], config: ClipConfig) -> labels.View:
-    """One photograph as encoder and CRF see it; `tags` are class numbers.
-
-    Raises:
-        DataError: as `images.read_image`.
-    """
-    return labels.View(images.read_image(image, config.max_side), tags, images.image_size(image))
-
-
-def too_large(view: labels.View, clip: FrozenClip, config: ClipConfig) -> DataError:
-    """What to say of an image that does not fit into the device's memory."""
-    height, width = view.image.shape[:2]
-    return DataError(
-        f"the memory of {clip.device} is too small for this image at {height} x {width} pixels, even alone; "
-        f"lower clip.max_side (now {config.max_side}) or take another --device."
-    )
-
-
-def cut(grids: Mapping[int, tuple[int, int]], size: int) -> Iterator[tuple[int, ...]]:
-    """The batches of one window: of its members, by their patch grids, those of equal grids together in their order."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for member, grid in grids.items():
-        groups.setdefault(grid, []).append(member)
-    for (h, w), members in groups.items():
-        step = max(1, min(size, ATTENTION_CELLS // (h * w) ** 2))
-        for first in range(0, len(members), step):
-            yield tuple(members[first : first + step])
 
 
 class Run(RunFolder):
@@ -182,8 +107,8 @@ class Run(RunFolder):
         self.place, self.device = place, place.device(device)
         self.image_workers = image_workers or cores()
         self.progress = progress
-        self._portions = labels.Portions()
         self._clip: FrozenClip | None = None
+        self._stream: Stream | None = None
         self._dataset: Dataset | None = None
 
     @property
@@ -238,116 +163,54 @@ class Run(RunFolder):
 
     # ------------------------------------------------------------------ streaming
 
-    def plan(self) -> Iterator[Batch]:
-        """The batches of the run, the same in every process: images of equal patch grids, from window to window."""
-        samples, size, number = self.dataset.samples, self.config.clip.batch, 0
-        for start in range(0, len(samples), WINDOW * size):
-            grids: dict[int, tuple[int, int]] = {}
-            for member in range(start, min(start + WINDOW * size, len(samples))):
-                try:
-                    grids[member] = grid_of(samples[member].image, self.clip.patch, self.config.clip)
-                except VplError as error:
-                    self.fail(samples[member].id, error)
-            for members in cut(grids, size):
-                yield Batch(number, members, grids[members[0]])
-                number += 1
+    @property
+    def stream(self) -> Stream:
+        """The pipeline around the run's CLIP."""
+        if self._stream is None:
+            self._stream = Stream(self.clip, self.config.clip, self.image_workers)
+        return self._stream
 
-    def view(self, sample: Sample) -> labels.View:
+    def plan(self) -> Iterator[Batch]:
+        """The batches of the run, the same in every process."""
+        samples, patch = self.dataset.samples, self.clip.patch
+        return self.stream.plan(
+            len(samples),
+            lambda member: grid_of(samples[member].image, patch, self.config.clip),
+            lambda member, error: self.fail(samples[member].id, error),
+        )
+
+    def view(self, sample: Sample) -> View:
         """One photograph as encoder and CRF see it."""
-        return read_view(sample.image, tuple(self.classes.index(tag) for tag in sample.tags), self.config.clip)
+        return read_view(sample.image, self.classes.numbers(sample.tags), self.config.clip)
 
     def _flow(
         self,
         words: str,
         done: Callable[[Batch], bool],
-        work: Callable[[Sequence[labels.View]], Any],
-        finish: Callable[[Batch, list[Portion]], list[Callable[[], None]]],
+        work: Callable[[tuple[int, ...], list[View]], Any],
+        finish: Callable[[Batch, list[Portion]], Iterable[Callable[[], None]]],
         clock: Clock,
     ) -> dict[str, float]:
-        """All batches that are not `done` through reading, `work` and the calls that `finish` makes of its results.
-
-        Reading, work on the device and finishing have threads of their own and overlap; at most `AHEAD` batches wait
-        beside those at work. Every thread computes on one core: cores are shared out by images. So nothing waits for
-        the slowest part of a matrix product, and results do not depend on the number of cores, as torch's may.
-
-        Returns:
-            How busy the threads were, 0 to 1, by kind (`PARTS`); `cores`: processor time over that of all cores.
-        """
+        """All batches that are not `done` through the stream; failures into the record. How busy the threads were."""
         samples = self.dataset.samples
-        lanes = {"cpu": self.image_workers, "cuda": CUDA_LANES}.get(self.clip.device.type, 1)
 
-        def read(sample: Sample, grid: tuple[int, int]) -> labels.View:
+        def read(member: int) -> View:
             with clock("read"):
-                view = labels.prepared(self.clip, self.view(sample), self.config.clip)
-            if view.pixels.shape[1:] != tuple(side * self.clip.patch for side in grid):
-                raise DataError(f"the image {sample.image} has changed while the run read it; start the run again.")
-            return view
+                return prepared(self.clip, self.view(samples[member]), self.config.clip)
 
-        def lane(batch: Batch, reading: list[Future], finishers: ThreadPoolExecutor) -> tuple[list, list[Future]]:
-            members, views, failures, portions = [], [], [], []
-            for member, future in zip(batch.members, reading, strict=True):
-                try:
-                    views.append(future.result())
-                    members.append(member)
-                except VplError as error:
-                    failures.append((member, error))
-            for part, result in self._portions.each(views, work):
-                if result is None:
-                    failures.append((members[part.start], too_large(views[part.start], self.clip, self.config.clip)))
-                else:
-                    bare = [dataclasses.replace(view, pixels=None) for view in views[part]]
-                    portions.append(Portion(members[part], bare, result))
-            calls = finish(batch, portions) if portions else []
-            return failures, [finishers.submit(call) for call in calls]
+        with self.stream.watched(clock) as busy:
+            for settled in self._counted(self.stream.flow(self.plan(), read, work, finish, done), len(samples), words):
+                for member, error in settled.failures:
+                    self.fail(samples[member].id, error)
+        return busy
 
-        def settled() -> Iterator[Batch]:
-            with (
-                _threads(self.image_workers) as finishers,
-                _threads(lanes) as encoders,
-                _threads(self.image_workers) as readers,
-            ):
-                waiting: deque[tuple[Batch, Future]] = deque()
-
-                def oldest() -> Batch:
-                    batch, encoded = waiting.popleft()
-                    failures, finishing = encoded.result()
-                    for member, error in failures:
-                        self.fail(samples[member].id, error)
-                    for one in finishing:
-                        one.result()
-                    return batch
-
-                for batch in self.plan():
-                    if done(batch):
-                        yield batch
-                        continue
-                    reading = [readers.submit(read, samples[member], batch.grid) for member in batch.members]
-                    waiting.append((batch, encoders.submit(lane, batch, reading, finishers)))
-                    if len(waiting) > lanes + AHEAD:
-                        yield oldest()
-                while waiting:
-                    yield oldest()
-
-        start, start_cpu, before = time.perf_counter(), time.process_time(), clock.seconds()
-        with _one_core_each():
-            for _ in self._counted(settled(), len(samples), words):
-                pass
-        taken = max(time.perf_counter() - start, 1e-9)
-        spent = {part: seconds - before.get(part, 0.0) for part, seconds in clock.seconds().items()}
-        threads = {"reading": self.image_workers, "encoding": lanes, "finishing": self.image_workers}
-        busy = {
-            name: sum(spent.get(part, 0.0) for part in PARTS[name]) / (count * taken) for name, count in threads.items()
-        }
-        busy["cores"] = (time.process_time() - start_cpu) / (cores() * taken)
-        return {name: round(share, 3) for name, share in busy.items()}
-
-    def _counted(self, batches: Iterator[Batch], total: int, words: str) -> Iterator[Batch]:
+    def _counted(self, batches: Iterator[Settled], total: int, words: str) -> Iterator[Settled]:
         """`batches` as they come, while the progress bar counts images."""
 
-        def ticks() -> Iterator:
-            for batch in batches:
-                yield batch
-                yield from (None for _ in batch.members[1:])
+        def ticks() -> Iterator[Settled | None]:
+            for one in batches:
+                yield one
+                yield from (None for _ in one.batch.members[1:])
 
         for item in self.progress(ticks(), total, words):
             if item is not None:
@@ -360,26 +223,26 @@ class Run(RunFolder):
         target = self.folder / "prototypes.safetensors"
         if target.exists():
             return
-        start, clock = time.perf_counter(), Clock()
-        text = self.text_prototypes()
-        table, scale = text, self.clip.logit_scale
-        config = self.config.prototypes
-        for turn in range(config.rounds):
-            found, busy = self._regions(turn, table, text, scale, clock)
-            with clock("learn"):
-                table, report = self._learn(found, text)
-            scale = 1 / config.image_temperature
-        self._warn_about_tags(found["tag_ranks"])
-        write_json(self.folder / "prototypes.json", report)
+        start, clock, busy = time.perf_counter(), Clock(), {}
+        text, samples = self.text_prototypes(), self.dataset.samples
+
+        def survey(turn: int, table: Tensor, scale: float) -> Regions:
+            found, shares = self._survey(turn, table, scale, text, clock)
+            busy.update(shares)
+            return found
+
+        tags = [self.classes.numbers(sample.tags) for sample in samples]
+        lesson = learn(survey, tags, text, self.clip.logit_scale, len(self.classes), self.config.prototypes, clock)
+        self._warn_about_tags(lesson.tag_ranks)
+        write_json(self.folder / "prototypes.json", self._facts(lesson))
         facts = {
             "classes": self.classes.names,
             "background": self._background(),
             "clip": self.clip.name,
             "clip_hash": self.clip.weights_hash,
         }
-        taken = time.perf_counter() - start
-        self.note_stage("prototypes", taken, len(self.dataset.samples), clock.seconds(), busy)
-        write_tensors(target, {"text": text, "vision": table}, facts)  # last: with this file the stage is finished
+        self.note_stage("prototypes", time.perf_counter() - start, len(samples), clock.seconds(), busy)
+        write_tensors(target, {"text": text, "vision": lesson.vision}, facts)  # with this file the stage is finished
 
     def _background(self) -> tuple[str, ...]:
         return self.classes.background if self.config.prompts.background_words else ()
@@ -391,42 +254,34 @@ class Run(RunFolder):
         made = prototypes.text_prototypes(self.clip, self.classes, self.config.prompts)
         return torch.cat([made.foreground, made.background]).cpu()
 
-    def _regions(
-        self, turn: int, table: Tensor, text: Tensor, scale: float, clock: Clock
-    ) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Region embeddings of all images, one file per batch in regions/; and how busy the threads were."""
+    def _survey(
+        self, turn: int, table: Tensor, scale: float, text: Tensor, clock: Clock
+    ) -> tuple[Regions, dict[str, float]]:
+        """Regions of all images, one file per batch in regions/; and how busy the threads were."""
         folder = self.folder / STAGE_FOLDERS["prototypes"]
         folder.mkdir(exist_ok=True)
         count, config = len(self.classes), self.config
-        table, text_there = table.to(self.clip.device), text.to(self.clip.device)
+        table, text = table.to(self.clip.device), text.to(self.clip.device)
 
         def path(batch: Batch) -> Path:
             return folder / f"round{turn + 1}-{batch.number:06d}.safetensors"
 
-        def work(views: Sequence[labels.View]) -> labels.Regions:
+        def work(members: tuple[int, ...], views: list[View]) -> Regions:
+            tags = [view.tags for view in views]
             with clock("encode"):
-                features = labels.encode(self.clip, views, config)
+                features = encode(self.clip, views, config.clip)
             with clock("seeds"):
-                cams = labels.seed_maps(self.clip, features, views, table, count, scale, config.seeds.kind)
+                cams = seed_maps(self.clip, features, tags, table, count, scale, config.seeds.kind)
             if config.prototypes.refined:
                 with clock("refine"):
-                    cams = labels.refine_maps(features, cams, config.refine)
+                    cams = refine_maps(features.attention, cams, config.refine)
             with clock("regions"):
-                return labels.regions(self.clip, features, views, cams, text_there, count, config.prototypes)
+                made = regions(self.clip, features, views, cams, text, count, config.prototypes)
+            return made.numbered(members)
 
         def write(batch: Batch, portions: list[Portion]) -> None:
-            made = [portion.result for portion in portions]
-            owners = [torch.tensor(portion.members)[portion.result.views] for portion in portions]
             with clock("write"):
-                write_tensors(
-                    path(batch),
-                    {
-                        "embeddings": torch.cat([one.embeddings for one in made]),
-                        "class": torch.cat([one.classes for one in made]),
-                        "sample": torch.cat(owners),
-                        "tag_ranks": torch.cat([one.tag_ranks for one in made]),
-                    },
-                )
+                write_regions(path(batch), Regions.joined([portion.result for portion in portions]))
 
         words = "regions" if turn == 0 else f"regions, round {turn + 1}"
         busy = self._flow(
@@ -439,37 +294,33 @@ class Run(RunFolder):
         files = sorted(folder.glob(f"round{turn + 1}-*.safetensors"))
         if not files:
             raise RunError(f"no image of {self.folder} could be used; see the list of failures and mend the first one.")
-        parts = [read_regions(file, self.clip.dim, count, len(self.dataset.samples)) for file in files]
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}, busy
+        return Regions.joined([read_regions(f, self.clip.dim, count, len(self.dataset.samples)) for f in files]), busy
 
-    def _learn(self, found: dict[str, Tensor], text: Tensor) -> tuple[Tensor, dict]:
-        """Vision prototypes from the regions, and the report of METHOD.md 3.5."""
-        config, count = self.config.prototypes, len(self.classes)
-        tags = [
-            tuple(self.classes.index(tag) for tag in self.dataset.samples[number].tags)
-            for number in found["sample"].tolist()
-        ]
-        lesson = labels.learn(found["embeddings"], found["class"], tags, text, count, config)
-        learned, own = lesson.learned, lesson.classes != labels.BACKGROUND_REGION
-        report = prototypes.report(
-            lesson.x[own], lesson.q[own], lesson.classes[own], text, learned.prototypes, config.image_temperature
+    def _facts(self, lesson: Lesson) -> dict:
+        """The report of METHOD.md 3.5 and how V was reached, as plain data.
+
+        Raises:
+            DataError: no region is a tag's.
+        """
+        learned, own = lesson.learned, lesson.of_tags
+        if lesson.report is None:
+            raise DataError("there is no region of a tag; lower prototypes.phi or use more images.")
+        modality = signs.modality(
+            lesson.x[own].numpy(),
+            lesson.classes[own].numpy(),
+            lesson.text.numpy(),
+            lesson.vision.numpy(),
+            self.classes.names,
         )
-        facts = {
+        report = {key: one if math.isfinite(one) else None for key, one in dataclasses.asdict(lesson.report).items()}
+        return report | {
             "background_regions": int((~own).sum()),
             "kl_before": learned.kl_before,
             "kl_after": learned.kl_after,
             "curve": list(learned.curve),
             "steps": learned.steps,
-            "modality": signs.modality(
-                lesson.x[own].numpy(),
-                lesson.classes[own].numpy(),
-                text.numpy(),
-                learned.prototypes.numpy(),
-                self.classes.names,
-            ),
+            "modality": modality,
         }
-        numbers = {key: one if math.isfinite(one) else None for key, one in dataclasses.asdict(report).items()}
-        return learned.prototypes, numbers | facts
 
     def _warn_about_tags(self, ranks: Tensor) -> None:
         known = ranks[~ranks.isnan()]
@@ -493,7 +344,7 @@ class Run(RunFolder):
         """Label maps of all seeds, and the pseudo-masks."""
         self._maps(pseudo=True)
 
-    def labeller(self) -> labels.Labeller:
+    def labeller(self) -> Labeller:
         """What makes label maps from the run's prototypes, on the run's device.
 
         Raises:
@@ -513,7 +364,7 @@ class Run(RunFolder):
             )
         text, vision = (stored[key].to(self.clip.device) for key in ("text", "vision"))
         kind = self.config.prototypes.kind
-        return labels.Labeller(self.clip, text, vision if kind == "vision" else None, len(self.classes), self.config)
+        return Labeller(self.clip, text, vision if kind == "vision" else None, len(self.classes), self.config)
 
     def map_folders(self, pseudo: bool) -> dict[str, Path]:
         """Name of each label map that `labeller` makes -> the folder that holds it."""
@@ -533,21 +384,21 @@ class Run(RunFolder):
             names = [f"{samples[member].id}.png" for member in batch.members]
             return all((folder / name).exists() for folder in folders.values() for name in names)
 
-        def one(sample: Sample, view: labels.View, maps: labels.Maps) -> None:
-            made = labeller.masks(view, maps, pseudo)
+        def one(sample: Sample, view: View, draft: Draft) -> None:
+            made = labeller.masks(view, draft, pseudo)
             with labeller.clock("write"):
                 for name, mask in made.items():
                     images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
 
         def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
             return [
-                partial(one, samples[member], view, maps)
+                partial(one, samples[member], view, draft)
                 for portion in portions
-                for member, view, maps in zip(portion.members, portion.views, portion.result, strict=True)
+                for member, view, draft in zip(portion.members, portion.views, portion.result, strict=True)
             ]
 
         words = "pseudo-masks" if pseudo else "seeds"
-        busy = self._flow(words, done, partial(labeller.maps, pseudo=pseudo), finish, labeller.clock)
+        busy = self._flow(words, done, lambda _, views: labeller.drafts(views, pseudo), finish, labeller.clock)
         self.note_stage(words, time.perf_counter() - start, len(samples), labeller.clock.seconds(), busy)
 
     def train(self) -> None:
@@ -656,24 +507,3 @@ def dataset_of(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     if classes is None and data.classes == "scenes":
         classes = scene_classes()
     return open_dataset(data, classes=classes)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads that drops what is not begun when the block is left by an error."""
-    pool = ThreadPoolExecutor(count)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _one_core_each() -> Iterator[None]:
-    """Threads that start inside the block compute on one core each."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,0 +1,106 @@
+"""Pass two as one object: what turns photographs and prototypes into label maps, the same on every engine.
+
+    features ──seeds──> cams ──refine──> refined cams ──masks──> label maps and pseudo-masks      METHOD.md 1, 2 and 4
+
+Letters: K tags of one image · P prototypes · D joint width · h w patch grid · height width of the photograph's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vpl.clip.model import FrozenClip
+from vpl.config import Config
+from vpl.machine import Clock, unless_out_of_memory
+from vpl.method import masks
+from vpl.method.refine import refine_maps
+from vpl.method.seeds import seed_maps
+from vpl.method.views import View, encode
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What the encoder's device has made of one view.
+
+    Attributes:
+        seeds: maps on the CPU by name: text, vision (if any) and refined.
+        pseudo: the two results of `pseudo_mask`, where the device computed the CRF; otherwise None.
+    """
+
+    seeds: dict[str, Float[Tensor, "_ h w"]]
+    pseudo: tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]] | None = None
+
+
+@dataclass(frozen=True)
+class Labeller:
+    """Pass two as one object: what turns photographs into label maps, the same on every engine.
+
+    Attributes:
+        text: text prototypes, the classes' rows first, on the device of `clip`.
+        vision: vision prototypes, or None where `prototypes.kind` is text.
+        classes: number of foreground classes.
+        clock: counts the seconds of encode, seeds, refine, upsample and crf ("crf on device" where that computes it).
+    """
+
+    clip: FrozenClip
+    text: Float[Tensor, "P D"]
+    vision: Float[Tensor, "P D"] | None
+    classes: int
+    config: Config
+    clock: Clock = field(default_factory=Clock, repr=False, compare=False)
+
+    def drafts(self, views: Sequence[View], pseudo: bool) -> list[Draft]:
+        """What `masks` needs of each view; their patch grids are equal. With `pseudo`, on a GPU also the CRFs."""
+        kind, tags = self.config.seeds.kind, [view.tags for view in views]
+        with self.clock("encode"):
+            features = encode(self.clip, views, self.config.clip)
+        with self.clock("seeds"):
+            scale = self.clip.logit_scale
+            last = seed_maps(self.clip, features, tags, self.text, self.classes, scale, kind)
+            cams = {"text": last}
+            if self.vision is not None:
+                scale = 1 / self.config.prototypes.image_temperature
+                last = cams["vision"] = seed_maps(self.clip, features, tags, self.vision, self.classes, scale, kind)
+        with self.clock("refine"):
+            cams["refined"] = refine_maps(features.attention, last, self.config.refine)
+            found = [Draft({name: cam[place].cpu() for name, cam in cams.items()}) for place in range(len(views))]
+        del features
+        if not (pseudo and self.config.crf.enabled and _crf_goes_to(self.clip.device)):
+            return found
+        with self.clock("crf on device"):
+            made = self._pseudo(views, cams["refined"])
+        return [replace(one, pseudo=pair) for one, pair in zip(found, made, strict=True)]
+
+    def _pseudo(self, views: Sequence[View], cams: Sequence[Float[Tensor, "_ h w"]]) -> list:
+        """`pseudo_masks` on the device; [None] for one view that doesn't fit even alone: the CPU does it then."""
+
+        def work(views: Sequence[View]) -> list:
+            exponent = self.config.labels.background_exponent
+            scores = [masks.label_scores(cam, view, exponent) for cam, view in zip(cams, views, strict=True)]
+            return masks.pseudo_masks(scores, views, self.config.labels, self.config.crf)
+
+        return work(views) if len(views) > 1 else unless_out_of_memory(work, views) or [None]
+
+    def masks(self, view: View, draft: Draft, pseudo: bool) -> dict[str, UInt8[np.ndarray, "height width"]]:
+        """Label maps of `draft` at `view.size` by name; with `pseudo`, also "crf" and "labels" (the pseudo-mask)."""
+        found = {}
+        with self.clock("upsample"):
+            for name, cam in draft.seeds.items():
+                found[name], scores = masks.label_map(cam, view, self.config.labels.background_exponent)
+        if pseudo and draft.pseudo:
+            found["crf"], found["labels"] = draft.pseudo
+        elif pseudo:
+            with self.clock("crf"):
+                found["crf"], found["labels"] = masks.pseudo_mask(scores, view, self.config.labels, self.config.crf)
+        return found
+
+
+def _crf_goes_to(device: torch.device) -> bool:
+    """Whether the encoder's device computes the CRFs too, a batch together; otherwise the finishing threads do."""
+    return device.type == "cuda"

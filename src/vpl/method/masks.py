@@ -1,0 +1,83 @@
+"""From refined seeds to label maps and pseudo-masks (METHOD.md 4).
+
+    scores = [ (1 - max_k seed_k)^a ; seeds ] at the view's size      label map = argmax
+    probabilities = CRF( scores, image )      pseudo-mask = argmax, and 255 where it is less probable than `confidence`
+
+Letters: K tags of one image · S = K + 1 · h w patch grid · H W pixels of the view · height width of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vpl.classes import IGNORE
+from vpl.config import CrfConfig, LabelConfig
+from vpl.method import crf, refine
+from vpl.method.views import View
+
+
+def label_map(
+    maps: Float[Tensor, "K h w"], view: View, exponent: float
+) -> tuple[UInt8[np.ndarray, "height width"], Float[Tensor, "K+1 H W"]]:
+    """Labels of seeds without CRF, and the scores [background; tags] they come from, at the view's size.
+
+    Background score = (1 - max seed)^exponent (METHOD.md 4); label = argmax. The labels come at `view.size`.
+    """
+    scores = label_scores(maps, view, exponent)
+    return _at_size(_values(view)[scores.argmax(dim=0).cpu().numpy()], view.size), scores
+
+
+def label_scores(maps: Float[Tensor, "K h w"], view: View, exponent: float) -> Float[Tensor, "S H W"]:
+    """[background; tags] at the view's size."""
+    full = refine.upsample(maps.float(), view.image.shape[:2])
+    background = (1 - full.amax(dim=0, keepdim=True)).clamp(min=0) ** exponent
+    return torch.cat([background, full])
+
+
+def pseudo_mask(
+    scores: Float[Tensor, "S H W"], view: View, labels: LabelConfig, config: CrfConfig
+) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
+    """The most probable labels after the CRF, and the pseudo-mask: the same with 255 where the CRF is unsure.
+
+    Both come at `view.size` and hold the image's tags and background alone, besides 255 (METHOD.md 4).
+
+    Args:
+        scores: [background; tags] of the refined seeds at the view's size, as `label_map` gives them.
+    """
+    return pseudo_masks([scores], [view], labels, config)[0]
+
+
+def pseudo_masks(
+    scores: Sequence[Float[Tensor, "_ _ _"]], views: Sequence[View], labels: LabelConfig, config: CrfConfig
+) -> list[tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "_ _"]]]:
+    """`pseudo_mask` of each view; on a GPU, the CRFs of all are computed together."""
+    if config.enabled:
+        found = crf.dense_crfs([view.image for view in views], scores, **config.keywords())
+    else:
+        found = [one / one.sum(dim=0, keepdim=True).clamp(min=1e-12) for one in scores]
+    masks = []
+    for probabilities, view in zip(found, views, strict=True):
+        confidence, best = probabilities.max(dim=0)
+        likely = _values(view)[best.cpu().numpy()]
+        sure = (confidence >= labels.confidence).cpu().numpy()
+        masks.append((_at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)))
+    return masks
+
+
+def _values(view: View) -> UInt8[np.ndarray, " S"]:
+    """Label value by place in [background; tags], S = K + 1 places."""
+    return np.array([0, *(tag + 1 for tag in view.tags)], dtype=np.uint8)
+
+
+def _at_size(labels: UInt8[np.ndarray, "H W"], size: tuple[int, int]) -> UInt8[np.ndarray, "height width"]:
+    """Nearest-neighbour resize with half-pixel centres."""
+    if labels.shape == size:
+        return labels
+    rows = ((np.arange(size[0]) + 0.5) * labels.shape[0] / size[0]).astype(int)
+    columns = ((np.arange(size[1]) + 0.5) * labels.shape[1] / size[1]).astype(int)
+    return labels[rows][:, columns]

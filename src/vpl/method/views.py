@@ -1,0 +1,47 @@
+"""A photograph as encoder and CRF see it, and the encoder's one pass over several of them (METHOD.md 1).
+
+Letters: K tags of one image · H W pixels of the view · height width of the photograph's file or of the encoder's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vpl.clip.model import Features, FrozenClip
+from vpl.config import ClipConfig
+from vpl.edges import images
+
+
+@dataclass(frozen=True)
+class View:
+    """One photograph as encoder and CRF see it.
+
+    Attributes:
+        image: RGB, 0 to 255, at most `max_side` pixels long.
+        tags: K different class numbers, from 0.
+        size: height and width of the photograph on disk, in pixels: the size of its masks.
+        pixels: the encoder's input, where `prepared` has made it.
+    """
+
+    image: UInt8[np.ndarray, "H W 3"]
+    tags: tuple[int, ...]
+    size: tuple[int, int]
+    pixels: Float[Tensor, "3 height width"] | None = None
+
+
+def prepared(clip: FrozenClip, view: View, config: ClipConfig) -> View:
+    """The view with its `pixels`, so that they are made in the thread that reads."""
+    scale = images.encoder_scale(*view.image.shape[:2], clip.patch, config.scale, config.max_patches)
+    return replace(view, pixels=images.to_pixels(view.image, clip.patch, clip.mean, clip.std, scale))
+
+
+def encode(clip: FrozenClip, views: Sequence[View], config: ClipConfig) -> Features:
+    """One pass of the frozen encoder over views whose patch grids are equal."""
+    ready = [view if view.pixels is not None else prepared(clip, view, config) for view in views]
+    return clip.encode(torch.stack([view.pixels for view in ready]), attention_blocks=config.attention_blocks)

@@ -1,0 +1,39 @@
+"""Which device a name stands for, and what one core each means."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vpl import machine
+from vpl.errors import ModelError
+
+
+@pytest.mark.parametrize("cuda, mps, wanted", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_auto_is_the_best_device(monkeypatch, cuda, mps, wanted):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert machine.device_of("auto") == torch.device(wanted) and machine.device_of("cpu") == torch.device("cpu")
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(ModelError, match="'cuda:77' is not there; use cpu"):
+        machine.device_of("cuda:77")
+
+
+def test_one_core_each_ends_with_the_block():
+    before = torch.get_num_threads()
+    with machine.one_core_each():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
+
+
+def test_memory_that_runs_out_is_told_from_other_errors():
+    def fails(error: Exception):
+        raise error
+
+    assert machine.unless_out_of_memory(fails, MemoryError()) is None
+    assert machine.unless_out_of_memory(fails, torch.OutOfMemoryError("CUDA")) is None
+    assert machine.unless_out_of_memory(len, "abc") == 3
+    with pytest.raises(RuntimeError, match="shape"):
+        machine.unless_out_of_memory(fails, RuntimeError("shape"))
