@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import scores
 from scipy import stats
 
 from vpl.clip.model import FrozenClip
@@ -66,14 +67,14 @@ def rank(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
     base = preset("scenes")
     facts = _facts(clip, base, sets, count, side)
     found = _kept("rank", facts).get("scores", {})
-    names = [name for name in tune.SCORES if any(name not in found.get(key, {}) for key in tune.GRIDS)]
+    names = [name for name in scores.SCORES if any(name not in found.get(key, {}) for key in tune.GRIDS)]
     for style, number in [(style, number) for style in RANKED for number in range(sets)] if names else []:
         bench, material = opened(clip, style, number, count, side)
         for key, values in tune.grids(base).items():
             settings = [base.with_values({key: one}) for one in values]
             truth = [miou(bench, material, one) for one in settings]
             for name in names:
-                made = [float(np.nanmean(tune.SCORES[name](bench, one))) for one in settings]
+                made = [float(np.nanmean(scores.SCORES[name](bench, one))) for one in settings]
                 row = {
                     "style": style,
                     "set": number,
@@ -85,7 +86,7 @@ def rank(clip: FrozenClip, sets: int, count: int, side: int) -> dict:
                 }
                 found.setdefault(key, {}).setdefault(name, []).append(row)
                 print(style, number, key, f"{name:20s} {row['spearman']:5.2f} lost {row['lost']:4.1f}", flush=True)
-    return facts | {"scores": {key: {name: found[key][name] for name in tune.SCORES} for key in tune.GRIDS}}
+    return facts | {"scores": {key: {name: found[key][name] for name in scores.SCORES} for key in tune.GRIDS}}
 
 
 def _kept(what: str, facts: dict) -> dict:

@@ -7,7 +7,6 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 
 from vpl.classes import scenes as scene_classes
 from vpl.cli import main
@@ -55,79 +54,35 @@ def test_grids_hold_the_configured_values():
     for key, values in made.items():
         for one in values:
             config.with_values({key: one})
-    assert set(tune.CHOSEN) <= set(made) and {name for names in tune.CHOSEN.values() for name in names} <= set(
-        tune.SCORES
-    )
 
 
-def test_regions_of_by_hand():
-    maps = torch.tensor([[[0.9, 0.6, 0.2]], [[0.1, 0.7, 0.3]]])
-    assert tune.regions_of(maps, 1.0).int().tolist() == [[1, 0, 0], [0, 1, 0]]
-    assert tune.regions_of(maps, 8.0).int().tolist() == [[1, 0, 0], [0, 1, 1]]
+@pytest.fixture
+def few_looks(monkeypatch):
+    """A committee of two makers at one scale."""
+    monkeypatch.setattr(tune.committee, "SCALES", (1.0,))
 
 
-@pytest.mark.parametrize("name", tune.SCORES)
-def test_every_score_gives_one_number_per_image(bench, name):
-    found = tune.SCORES[name](bench, preset("scenes"))
-    assert found.shape == (4,) and np.isfinite(found).all()
-    text = tune.SCORES[name](bench, preset("scenes").with_values({"prototypes.kind": "text"}))
-    assert np.isfinite(text).all()
+def choose_phi(bench, score):
+    """What is chosen for Φ alone, without a CRF."""
+    return tune.choose(bench, Config().with_values({"crf.enabled": False}), ["prototypes.phi"], score)
 
 
-class Drawn(Bench):
-    """A bench of one image whose patches are two flat halves, and whose mask the test draws."""
-
-    def __init__(self, mask):
-        patches = torch.tensor([[1.0, 0.0]] * 8 + [[0.0, 1.0]] * 8)
-        attention = (patches @ patches.T + 0.01) / 8
-        self.features_ = type("F", (), {"grid": (4, 4), "patches": patches[None], "attention": attention[None]})
-        image = np.zeros((4, 4, 3), np.uint8)
-        image[2:] = 200
-        self.views = (View(image, (0,), (4, 4)),)
-        self.mask = torch.tensor(mask, dtype=torch.float32).reshape(1, 4, 4)
-        self.clip = type("C", (), {"logit_scale": 10.0, "device": "cpu"})
-
-    def passed(self, _, make):
-        return [((0,), make((0,), self.features_))]
-
-    def refined(self, _):
-        return (self.mask,)
-
-    def masks(self, _, stages):
-        return {"refined": (self.mask[0].numpy().astype(np.uint8),)}
-
-    def text(self, _):
-        return torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-
-
-RIGHT, SHIFTED = [1] * 8 + [0] * 8, [1] * 4 + [0] * 12
-
-
-@pytest.mark.parametrize("name", ["contrast", "separation", "cut", "edges", "evidence (text)"])
-def test_the_right_mask_scores_best(name):
-    """The object is the upper half; half of it, all of it with a quarter more, the wrong half, nothing, everything."""
-    values = [
-        float(tune.SCORES[name](Drawn(mask), Config())[0])
-        for mask in (RIGHT, SHIFTED, [1] * 12 + [0] * 4, [0] * 16, [1] * 16)
-    ]
-    assert values[0] == max(values) and values[0] > values[1] and values[0] > values[2], values
-
-
-def test_the_best_score_decides_and_tells_its_error(monkeypatch):
+def test_the_best_score_decides_and_tells_its_error(bench):
     def score(bench, config):
         noise = np.random.default_rng(int(1000 * config.prototypes.phi)).normal(size=40)
         return 0.1 * config.prototypes.phi + noise - noise.mean()
 
-    monkeypatch.setitem(tune.SCORES, "separation", score)
-    found = tune.choose(Drawn(RIGHT), Config(), {"prototypes.phi": ("separation",)})
+    found = choose_phi(bench, score)
     assert found.config.prototypes.phi == max(tune.GRIDS["prototypes.phi"])
-    assert "instead of 0.5: separation score +0.0300 ± 0.2" in found.choices[0].reason
+    assert "instead of 0.5: score +0.0300 ± 0.2" in found.choices[0].reason
 
 
-def test_the_configured_value_wins_ties(monkeypatch):
-    monkeypatch.setitem(tune.SCORES, "separation", lambda *_: np.ones(40))
-    found = tune.choose(Drawn(RIGHT), Config(), {"prototypes.phi": ("separation",)})
-    assert found.config == Config() and "the configured value has the best" in found.choices[0].reason
+def test_the_configured_value_wins_ties(bench):
+    found = choose_phi(bench, lambda *_: np.ones(40))
+    assert (
+        found.config.prototypes == Config().prototypes
+        and "the configured value has the best" in found.choices[0].reason
+    )
 
 
 def test_the_committee_scores_the_miou_with_its_opinion(bench, monkeypatch):
@@ -135,21 +90,14 @@ def test_the_committee_scores_the_miou_with_its_opinion(bench, monkeypatch):
     config = preset("scenes")
     masks = bench.masks(config.with_values({"crf.mode": "fast"}), ("crf",))["crf"]
     monkeypatch.setattr(tune.committee, "opinion", lambda *_: masks)
-    assert np.allclose(tune.SCORES["committee"](bench, config), 1)
-    worse = tune.SCORES["committee"](bench, config.with_values({"labels.background_exponent": 0.1}))
+    assert np.allclose(tune.consent(bench, config), 1)
+    worse = tune.consent(bench, config.with_values({"labels.background_exponent": 0.1}))
     assert worse.mean() < 0.7
 
 
-def test_scores_are_added_in_units_of_their_spread(monkeypatch):
-    for name, factor in (("contrast", 100.0), ("cut", -0.01)):
-        monkeypatch.setitem(tune.SCORES, name, lambda bench, config, by=factor: np.full(3, by * config.prototypes.phi))
-    made = tune.combined(Drawn(RIGHT), Config(), "prototypes.phi", (0.2, 0.5, 0.8), ("contrast", "cut"))
-    assert all(np.allclose(one, 0, atol=1e-6) for one in made.values()), "equal and opposite, whatever their units"
-
-
 def test_values_that_change_nothing_are_left_alone(bench):
-    config = preset("scenes").with_values({"prototypes.kind": "text", "refine.box": False})
-    made = tune.choose(bench, config, dict.fromkeys(tune.GRIDS, ("separation",)))
+    values = {"prototypes.kind": "text", "refine.box": False, "crf.enabled": False}
+    made = tune.choose(bench, preset("scenes").with_values(values), score=lambda *_: np.ones(4))
     assert [one.key for one in made.choices] == ["labels.background_exponent"]
 
 
@@ -161,7 +109,8 @@ def test_confidence_is_the_lowest_that_agrees(bench, monkeypatch):
         assert tune._choose_confidence(bench, preset("scenes")).value == value
 
 
-def test_a_run_is_tuned_with_masks_that_can_not_be_read(tree, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_a_run_is_tuned_with_masks_that_can_not_be_read(tree, tmp_path, monkeypatch, few_looks):
     """Tuning and everything else but evaluation runs where no mask can be read."""
     import vpl.edges.images
 
@@ -199,8 +148,9 @@ def test_a_run_that_has_begun_is_refused(tree, tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "tune.json").exists()
 
 
-def test_the_commands(tree, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(tune, "CHOSEN", {"labels.background_exponent": ("separation",)})
+@pytest.mark.slow
+def test_the_commands(tree, tmp_path, capsys, monkeypatch, few_looks):
+    monkeypatch.setattr(tune, "GRIDS", {"labels.background_exponent": (1.0, 2.0)})
     given = ["--preset", "scenes", "--images", str(tree / "images" / "train"), "--tags", str(tree / "train.csv")]
     assert main(["tune", str(tmp_path / "one"), *given, "--count", "2"]) == 0
     assert "chosen on 2 images" in capsys.readouterr().out

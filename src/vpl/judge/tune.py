@@ -1,26 +1,22 @@
 """`vpl tune RUN`: thresholds for images that have no ground truth (METHOD.md 8).
 
-    score(setting) = mIoU of its masks with the committee's opinion (vpl.judge.committee), or another of `SCORES`
+    score(setting) = mIoU of its masks with the committee's opinion (vpl.judge.committee)
     one value after the other: the setting with the best score; the gain's standard error is told, and decides nothing
 
-Which score decides, and that a gain within its error is taken too, was fixed once, by what it gave on the scenes' web
-styles, where the truth is known (benchmarks/tune.py); no truth is opened here.
-
-Letters: K tags of one image · P prototypes · D joint width · h w patch grid · hw patches.
+That this score decides, out of nine (benchmarks/scores.py), and that a gain within its error is taken too, was fixed
+once, by what it gave on the scenes' web styles, where the truth is known (benchmarks/tune.py); no truth is opened here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from vpl.config import Config
@@ -39,10 +35,6 @@ IMAGES = 60
 """Images that the choice is made on, spread evenly over the list."""
 AGREED = 0.95
 """Share of the kept pixels that must keep their label when the image is mirrored. [ours]"""
-FLOOR = 1e-4
-"""Smallest probability that a logarithm is taken of."""
-SCALE_STEP = 1.25
-"""The second look of the scale score is so much larger."""
 
 GRIDS: dict[str, tuple[float, ...]] = {
     "prototypes.image_temperature": (0.3, 0.5, 1.0, 2.0, 4.0),
@@ -67,144 +59,6 @@ def grids(config: Config) -> dict[str, tuple[float, ...]]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------------------- scores
-def regions_of(maps: Float[Tensor, "K h w"], exponent: float) -> Bool[Tensor, "K hw"]:
-    """The patches that each tag wins against the background and the other tags."""
-    background = (1 - maps.amax(dim=0, keepdim=True)).clamp(min=0) ** exponent
-    best = torch.cat([background, maps]).argmax(dim=0).flatten()
-    return best == torch.arange(1, len(maps) + 1, device=maps.device)[:, None]
-
-
-def _images(bench: Bench, config: Config):
-    """Number, unit patch tokens, seeds' regions of every image."""
-    exponent = config.labels.background_exponent
-    refined = bench.refined(config)
-    for members, features in bench.passed(config.clip, lambda _, features: features):
-        for row, number in enumerate(members):
-            yield number, features, row, regions_of(refined[number], exponent)
-
-
-def _pooled(patches: Float[Tensor, "hw D"], masks: Bool[Tensor, "K hw"]) -> Float[Tensor, "K D"]:
-    return F.normalize(masks.to(patches) @ patches, dim=1)
-
-
-def _evidence(bench: Bench, config: Config, table: Float[Tensor, "P D"], scale: float) -> np.ndarray:
-    """Mean over the tags of log p(k | inside) + log(1 - p(k | outside)) with the prototypes of `table`."""
-    found = np.full(len(bench.views), np.nan)
-    for number, features, row, masks in _images(bench, config):
-        tags = list(bench.views[number].tags)
-        inside, outside = (_pooled(features.patches[row], one) for one in (masks, ~masks))
-        p_in, p_out = (torch.softmax(scale * one @ table.T.to(one), dim=1) for one in (inside, outside))
-        places = torch.arange(len(tags))
-        good = p_in[places, tags].clamp(min=FLOOR).log() + (1 - p_out[places, tags]).clamp(min=FLOOR).log()
-        empty = torch.full_like(good, 2 * math.log(FLOOR))
-        some = masks.any(dim=1) & ~masks.all(dim=1)
-        found[number] = float(torch.where(some, good, empty).mean())
-    return found
-
-
-def evidence_vision(bench: Bench, config: Config) -> np.ndarray:
-    """METHOD.md 8 as it stands: under V, at τI."""
-    vision = bench.lesson(config).vision.to(bench.clip.device)
-    return _evidence(bench, config, vision, 1 / config.prototypes.image_temperature)
-
-
-def evidence_text(bench: Bench, config: Config) -> np.ndarray:
-    """The same under T at the CLIP's own temperature: a judge that no setting changes."""
-    return _evidence(bench, config, bench.text(config), bench.clip.logit_scale)
-
-
-def contrast(bench: Bench, config: Config) -> np.ndarray:
-    """How much nearer the patches inside a region are to its mean than those outside, in cosine."""
-    found = np.full(len(bench.views), np.nan)
-    for number, features, row, masks in _images(bench, config):
-        patches = F.normalize(features.patches[row], dim=1)
-        near = _pooled(patches, masks) @ patches.T
-        inside = (near * masks).sum(1) / masks.sum(1).clamp(min=1)
-        outside = (near * ~masks).sum(1) / (~masks).sum(1).clamp(min=1)
-        some = masks.any(dim=1) & ~masks.all(dim=1)
-        found[number] = float(torch.where(some, inside - outside, torch.zeros_like(inside)).mean())
-    return found
-
-
-def separation(bench: Bench, config: Config) -> np.ndarray:
-    """Share of the variance of an image's patch tokens that lies between its labels (background and tags): η²."""
-    found = np.full(len(bench.views), np.nan)
-    for number, features, row, masks in _images(bench, config):
-        patches = F.normalize(features.patches[row], dim=1)
-        groups = torch.cat([~masks.any(dim=0, keepdim=True), masks]).to(patches)
-        size = groups.sum(1, keepdim=True)
-        means = groups @ patches / size.clamp(min=1)
-        center = patches.mean(0)
-        between = (size * (means - center).square().sum(1, keepdim=True)).sum()
-        found[number] = float(between / (patches - center).square().sum().clamp(min=1e-12))
-    return found
-
-
-def cut(bench: Bench, config: Config) -> np.ndarray:
-    """Share of each label's attention that stays within the label, mean over the labels that occur."""
-    found = np.full(len(bench.views), np.nan)
-    for number, features, row, masks in _images(bench, config):
-        attention = features.attention[row]
-        attention = attention + attention.T
-        groups = torch.cat([~masks.any(dim=0, keepdim=True), masks]).to(attention)
-        groups = groups[groups.any(dim=1)]
-        flow = groups @ attention
-        share = float(((flow * groups).sum(1) / flow.sum(1)).mean())
-        found[number] = share if len(groups) > 1 else 0.0
-    return found
-
-
-def edges(bench: Bench, config: Config) -> np.ndarray:
-    """Colour difference across the borders of the masks, over that of all neighbours of the image."""
-    found = np.full(len(bench.views), np.nan)
-    for number, mask in enumerate(bench.masks(config, ("refined",))["refined"]):
-        view = bench.views[number]
-        if mask.shape != view.image.shape[:2]:
-            continue
-        image, here, everywhere = view.image.astype(np.float32), [], []
-        for axis in (0, 1):
-            step = np.abs(np.diff(image, axis=axis)).sum(axis=2)
-            everywhere.append(step.ravel())
-            here.append(step[np.diff(mask.astype(np.int16), axis=axis) != 0])
-        border, overall = np.concatenate(here), np.concatenate(everywhere).mean()
-        found[number] = border.mean() / overall if border.size and overall > 0 else 0.0
-    return found
-
-
-def _label_agreement(first: Sequence[Tensor], second: Sequence[Tensor], exponent: float) -> np.ndarray:
-    """Mean over the tags of the overlap (IoU) of their regions in two lists of maps."""
-    found = []
-    for one, other in zip(first, second, strict=True):
-        a, b = regions_of(one, exponent), regions_of(other, exponent)
-        union = (a | b).sum(1)
-        found.append(float(((a & b).sum(1) / union.clamp(min=1))[union > 0].sum() / len(a)))
-    return np.array(found)
-
-
-def mirror(bench: Bench, config: Config) -> np.ndarray:
-    """Overlap of each tag's region with the one found in the mirrored image, prototypes kept."""
-    maps = _maps_with_same_prototypes(bench, bench.mirrored(), config, config)
-    return _label_agreement(bench.refined(config), [one.flip(2) for one in maps], config.labels.background_exponent)
-
-
-def rescaled(bench: Bench, config: Config) -> np.ndarray:
-    """Overlap of each tag's region with the one found when the encoder sees the image larger, prototypes kept."""
-    larger = config.with_values({"clip.scale": config.clip.scale * SCALE_STEP})
-    maps = _maps_with_same_prototypes(bench, bench, config, larger)
-    refined = bench.refined(config)
-    sized = [
-        F.interpolate(one[None], size=own.shape[1:], mode="bilinear")[0] for one, own in zip(maps, refined, strict=True)
-    ]
-    return _label_agreement(refined, sized, config.labels.background_exponent)
-
-
-def _maps_with_same_prototypes(bench: Bench, other: Bench, config: Config, seen: Config) -> tuple[Tensor, ...]:
-    if config.prototypes.kind == "text":
-        return other.refined(seen)
-    return other.refined_with(bench.lesson(config).vision, seen)
-
-
 def consent(bench: Bench, config: Config) -> np.ndarray:
     """mIoU of the masks after the CRF with the committee's opinion; the mean of the numbers is that of all images.
 
@@ -214,20 +68,11 @@ def consent(bench: Bench, config: Config) -> np.ndarray:
     return committee.agreement(committee.opinion(bench, config), masks, len(bench.classes) + 1)
 
 
-SCORES: dict[str, Score] = {
-    "committee": consent,
-    "evidence (vision)": evidence_vision,
-    "evidence (text)": evidence_text,
-    "contrast": contrast,
-    "separation": separation,
-    "cut": cut,
-    "edges": edges,
-    "mirror": mirror,
-    "scale": rescaled,
-}
-CHOSEN: dict[str, tuple[str, ...]] = dict.fromkeys(GRIDS, ("committee",))
-"""The scores that decide about each value, fixed on the web styles (benchmarks/evidence.md). Several are added in
-units of their own spread over the values tried."""
+def with_same_prototypes(bench: Bench, other: Bench, config: Config, seen: Config) -> tuple[Tensor, ...]:
+    """Refined seeds of `other` as `seen` has them, from the prototypes that `bench` learned under `config`."""
+    if config.prototypes.kind == "text":
+        return other.refined(seen)
+    return other.refined_with(bench.lesson(config).vision, seen)
 
 
 # --------------------------------------------------------------------------------------------------------------- search
@@ -263,26 +108,24 @@ class Tuned:
 def choose(
     bench: Bench,
     config: Config,
-    scores: Mapping[str, tuple[str, ...]] | None = None,
+    keys: Sequence[str] = tuple(GRIDS),
+    score: Score = consent,
     *,
     progress: Progress = silent,
 ) -> Tuned:
-    """One value after the other, each with those before it already chosen.
+    """One value after the other, each with those before it already chosen; then the confidence, where a CRF gives one.
 
     Args:
-        scores: key -> names in `SCORES`; None: `CHOSEN`. Keys that are missing keep their values.
+        keys: of `GRIDS`; other values stay as they are.
     """
-    start, choices = config, []
-    wanted = CHOSEN if scores is None else scores
-    tried = {key: values for key, values in grids(start).items() if key in wanted and _matters(key, start)}
+    tried = {key: values for key, values in grids(config).items() if key in keys and _matters(key, config)}
+    choices = []
     for key, values in progress(list(tried.items()), len(tried), "tune"):
-        choice = _choose_one(bench, config, key, values, wanted[key])
-        config = config.with_values({key: choice.value})
-        choices.append(choice)
-    if scores is None and config.crf.enabled:
-        choice = _choose_confidence(bench, config)
-        config = config.with_values({"labels.confidence": choice.value})
-        choices.append(choice)
+        choices.append(_choose_one(bench, config, key, values, score))
+        config = config.with_values({key: choices[-1].value})
+    if config.crf.enabled:
+        choices.append(_choose_confidence(bench, config))
+        config = config.with_values({choices[-1].key: choices[-1].value})
     return Tuned(config, tuple(choices), len(bench.views))
 
 
@@ -293,27 +136,17 @@ def _matters(key: str, config: Config) -> bool:
     return not key.startswith("refine.") or (config.refine.enabled and config.refine.box)
 
 
-def combined(bench: Bench, config: Config, key: str, values: Sequence[float], names: Sequence[str]) -> dict:
-    """Value -> the sum of the named scores per image, each in units of its spread over the values."""
-    total = dict.fromkeys(values, 0.0)
-    for name in names:
-        made = {one: SCORES[name](bench, config.with_values({key: one})) for one in values}
-        spread = float(np.std([np.nanmean(one) for one in made.values()])) if len(names) > 1 else 1.0
-        total = {one: total[one] + made[one] / max(spread, 1e-9) for one in values}
-    return total
-
-
-def _choose_one(bench: Bench, config: Config, key: str, values: Sequence[float], names: Sequence[str]) -> Choice:
-    default, name = config.flat()[key], " + ".join(names)
-    made = combined(bench, config, key, sorted({*values, default}), names)
-    tried = {f"{one:g}": float(np.nanmean(made[one])) for one in sorted(made)}
-    best = max([default, *sorted(made)], key=lambda one: np.nanmean(made[one]))
+def _choose_one(bench: Bench, config: Config, key: str, values: Sequence[float], score: Score) -> Choice:
+    default = config.flat()[key]
+    made = {one: score(bench, config.with_values({key: one})) for one in sorted({*values, default})}
+    tried = {f"{one:g}": float(np.nanmean(found)) for one, found in made.items()}
+    best = max([default, *made], key=lambda one: np.nanmean(made[one]))
     if best == default:
-        return Choice(key, default, default, tried, f"the configured value has the best {name} score of {len(made)}.")
+        return Choice(key, default, default, tried, f"the configured value has the best score of {len(made)}.")
     gain = made[best] - made[default]
     gain = gain[~np.isnan(gain)]
     error = float(np.std(gain, ddof=1) / math.sqrt(len(gain))) if len(gain) > 1 else math.nan
-    words = f"{name} score {gain.mean():+.4f} ± {error:.4f} (standard error over {len(gain)} images)"
+    words = f"score {gain.mean():+.4f} ± {error:.4f} (standard error over {len(gain)} images)"
     return Choice(key, default, best, tried, f"instead of {default:g}: {words}.")
 
 
@@ -338,7 +171,7 @@ def agreement_by_confidence(
 ) -> tuple[dict[float, float], dict[float, float]]:
     """By confidence: the share of the pixels that are kept, and how many of these keep their label when mirrored."""
     other = bench.mirrored()
-    maps = _maps_with_same_prototypes(bench, other, config, config)
+    maps = with_same_prototypes(bench, other, config, config)
     counts = {one: np.zeros(3) for one in values}
     for number, cam in enumerate(bench.refined(config)):
         sure, label = _probabilities(cam, bench.views[number], config)
