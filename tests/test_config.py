@@ -69,6 +69,39 @@ def test_every_field_names_its_source_and_meaning_and_lies_in_its_bounds():
             assert one.metadata["help"], one.name
 
 
+def test_every_number_is_bounded_at_both_ends():
+    for key, default in Config().flat().items():
+        if isinstance(default, int | float | tuple) and not isinstance(default, bool) and key != "prompts.templates":
+            with pytest.raises(ConfigError, match=f"{key} is .*; expected a .*number from .* to "):
+                Config().with_values({key: (1e300,) if isinstance(default, tuple) else type(default)(1e300)})
+
+
+@pytest.mark.parametrize(
+    ("key", "given", "source"),
+    [
+        ("prototypes.image_temperature", 0.03, "paper"),
+        ("prototypes.image_temperature", 0.16, "ours, preset scenes"),
+        ("prototypes.image_temperature", 0.05, "yours"),
+        ("refine.box_threshold", 0.7, "reference"),
+        ("prototypes.sinkhorn_rounds", 20, "reference"),
+        ("prompts.templates", "inmap", "reference"),
+        ("prompts.templates", "my {}", "yours"),
+        ("data.classes", "voc", "ours, preset voc"),
+        ("train.steps", 80000, "ours, preset coco"),
+        ("seed", 0, "ours"),
+    ],
+)
+def test_the_source_belongs_to_the_value(key, given, source):
+    assert Config().with_values({key: given}).source(key) == source
+
+
+def test_a_comment_tells_the_default_where_it_is_another():
+    assert config.preset("scenes").comment("prototypes.image_temperature") == (
+        "ours, preset scenes (default 0.03, paper): τI"
+    )
+    assert Config().with_values({"data.images": "photos"}).comment("data.images").startswith("yours: folder of images")
+
+
 def test_presets():
     assert config.preset("voc").differences(Config()) == {
         "data.format": ("voc", "folder"),
@@ -122,7 +155,7 @@ def test_values_given_as_text(key, text, expected):
 @pytest.mark.parametrize(
     ("key", "given", "words"),
     [
-        ("seed", -1, r"seed is -1; expected a whole number of at least 0\."),
+        ("seed", -1, r"seed is -1; expected a whole number from 0 to 9223372036854775807\."),
         ("seed", True, "seed is True; expected a whole number"),
         ("seed", "x", "seed is 'x'; expected a whole number"),
         ("clip.max_side", 3, r"clip.max_side is 3; expected a whole number from 16 to 16384\."),
@@ -133,7 +166,7 @@ def test_values_given_as_text(key, text, expected):
         ("clip.scale", "nan", r"clip.scale is nan; expected a finite number\."),
         ("crf.gaussian_weight", "inf", r"crf.gaussian_weight is inf; expected a finite number\."),
         ("crf.gaussian_weight", 10**400, r"crf.gaussian_weight is inf; expected a finite number\."),
-        ("crf.gaussian_weight", -1, r"crf.gaussian_weight is -1.0; expected a number of at least 0.0\."),
+        ("crf.gaussian_weight", -1, r"crf.gaussian_weight is -1.0; expected a number from 0.0 to 10000.0\."),
         ("crf.enabled", 1, r"crf.enabled is 1; expected true or false\."),
         ("crf.enabled", "yes", r"crf.enabled is 'yes'; expected true or false\."),
         ("crf.mode", "quick", r"crf.mode is 'quick'; expected one of exact, fast\."),

@@ -121,7 +121,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def opened(browser, run_folder):
-    path = report.write(run_folder)
+    path = report.report(run_folder)
 
     def again(width: int = 1280, dark: bool = False) -> Browser:
         browser.devtools(

@@ -1,35 +1,91 @@
 """vpl: from image tags to segmentation masks, with a frozen CLIP (Vision Prototype Learning, arXiv 2412.19650).
 
+    import vpl
+
+    config = vpl.preset("voc").with_values({"data.images": "VOCdevkit/VOC2012"})
+    with vpl.Run("runs/voc", config) as run:
+        run.labels()                                  # pseudo-masks from tags
+        run.train()                                   # a network that needs no tags
+    vpl.report("runs/voc")
+    network = vpl.load("runs/voc")
+    labels = network.predict("garden.jpg")            # (H, W) uint8: 0 background, c + 1 class c
+
+What is a file, a run or a page: `open_dataset`, `Run`, `load`, `tune`, `report`, `compare`, `export`. What is a value:
+`Config`, `preset`, `ClassSet`, `Sample`. What is a tensor: `FrozenClip`, `dense_crf`. Every error that is meant for you
+is a `VplError`. The command line `vpl` is a thin layer over these names.
+
 Names are loaded on first use, so that `import vpl` is quick.
 """
 
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING, Any
 
 from vpl import moved
 
+if TYPE_CHECKING:
+    from vpl.classes import ClassSet
+    from vpl.clip.model import FrozenClip
+    from vpl.config import Config, preset
+    from vpl.edges.datasets import Sample, open_dataset
+    from vpl.errors import VplError
+    from vpl.exports.export import export
+    from vpl.judge.tune import tune
+    from vpl.method.crf import dense_crf
+    from vpl.network.predict import load
+    from vpl.pages.compare import compare
+    from vpl.pages.report import report
+    from vpl.runs.stages import Run
+
 __version__ = "0.1.0"
 
+__all__ = [
+    "ClassSet",
+    "Config",
+    "FrozenClip",
+    "Run",
+    "Sample",
+    "VplError",
+    "compare",
+    "dense_crf",
+    "export",
+    "load",
+    "open_dataset",
+    "preset",
+    "report",
+    "tune",
+]
+
 _HOMES = {
-    "Config": "config",
-    "preset": "config",
-    "VplError": "errors",
     "ClassSet": "classes",
-    "Sample": "edges.datasets",
+    "Config": "config",
     "FrozenClip": "clip.model",
+    "Run": "runs.stages",
+    "Sample": "edges.datasets",
+    "VplError": "errors",
+    "compare": "pages.compare",
     "dense_crf": "method.crf",
-    "load": "network.predict",
     "export": "exports.export",
+    "load": "network.predict",
+    "open_dataset": "edges.datasets",
+    "preset": "config",
+    "report": "pages.report",
+    "tune": "judge.tune",
 }
+"""Name -> the module that it stands in; the block above says the same to type checkers, and a test holds them equal."""
 
-__all__ = ["__version__", *_HOMES]
 
-
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
-        raise AttributeError(f"module 'vpl' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"vpl.{_HOMES[name]}"), name)
+        raise AttributeError(f"module 'vpl' has no attribute {name!r}; it has {', '.join(__all__)}")
+    found = getattr(importlib.import_module(f"vpl.{_HOMES[name]}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__spec__", "__version__"]
 
 
 moved.install()

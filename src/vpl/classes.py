@@ -83,7 +83,7 @@ class ClassSet:
     colors: tuple[tuple[int, int, int], ...] = ()
     dropped: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         names = tuple(self.names)
         if not 1 <= len(names) <= MOST_CLASSES:
             raise DataError(f"the class set has {len(names)} classes; expected 1 to {MOST_CLASSES}.")
@@ -175,7 +175,8 @@ def voc_palette() -> list[tuple[int, int, int]]:
         channels = [0, 0, 0]
         for bit in range(8):
             channels[bit % 3] |= ((label >> bit) & 1) << (7 - bit // 3)
-        colors.append(tuple(channels))
+        red, green, blue = channels
+        colors.append((red, green, blue))
     return colors
 
 
@@ -264,5 +265,5 @@ def _is_word(given: object) -> bool:
 def _color(path: Path, name: str, text: object) -> tuple[int, int, int]:
     if not isinstance(text, str) or not re.fullmatch(r"#[0-9a-fA-F]{6}", text.strip()):
         raise DataError(f"the colour of {name!r} in {path} is {text!r}; expected six hex digits such as #ff8800.")
-    digits = text.strip()[1:]
-    return tuple(int(digits[place : place + 2], 16) for place in (0, 2, 4))
+    red, green, blue = bytes.fromhex(text.strip()[1:])
+    return red, green, blue

@@ -246,7 +246,7 @@ def _stage(given: argparse.Namespace) -> int:
             print(f"left out: {problem}", file=sys.stderr)
         for stage in _stages(given.stage, run):
             if stage == "report":
-                report.write(run.folder)
+                report.report(run.folder)
             elif stage == "labels" and given.engine == "ray":
                 from vpl.runs import ray as scaleout
 
@@ -342,7 +342,7 @@ def _predict(given: argparse.Namespace) -> int:
 def _report(given: argparse.Namespace) -> int:
     from vpl.pages import report
 
-    print(f"report in {report.write(given.folder)}")
+    print(f"report in {report.report(given.folder)}")
     return 0
 
 
@@ -384,7 +384,7 @@ def _tuned(given: argparse.Namespace, config: Config, count: int) -> Config:
 def _compare(given: argparse.Namespace) -> int:
     from vpl.pages import compare
 
-    print(compare.write(given.folders, given.out))
+    print(compare.compare(given.folders, given.out))
     return 0
 
 

@@ -2,7 +2,8 @@
 
 One frozen dataclass per stage, checked when it is made. A field's metadata say where its default comes from: "paper"
 (arXiv 2412.19650), "reference" (CLIP-ES, arXiv 2212.09506; InMaP, arXiv 2310.19752; DenseCRF, NIPS 2011) or "ours"
-(the paper's summary is silent; see docs/decisions.md). VOC, COCO and scenes are three rows of values: `PRESETS`.
+(the paper's summary is silent; see docs/explanation/decisions.md). Another value has a source of its own: published, of
+a preset, or the user's (`Config.source`). VOC, COCO and scenes are three rows of values: `PRESETS`.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any, ClassVar
 
 from vpl.errors import ConfigError
 
-PAPER, REFERENCE, OURS = "paper", "reference", "ours"
+PAPER, REFERENCE, OURS, YOURS = "paper", "reference", "ours", "yours"
 
 INMAP_TEMPLATES = (
     "itap of a {}.",
@@ -50,17 +52,32 @@ MANY_REGIONS = 50_000  # ours: from here on prototypes are learned with momentum
 REGIONS_AT_ONCE = 1024  # ours: rows of one pass there, few enough that they stay in the cache
 
 
-def value(default, source: str, help: str, *, low=None, high=None, choices=()):
-    """A field with its source and its bounds (both ends allowed)."""
+def value(
+    default: object,
+    source: str,
+    help: str,
+    *,
+    low: float | int | None = None,
+    high: float | int | None = None,
+    choices: Iterable[str] = (),
+    published: Mapping[Any, str] = types.MappingProxyType({}),
+) -> Any:
+    """A field with its source, its bounds (both ends allowed), and other values that were published, with theirs."""
     return field(
-        default=default, metadata={"source": source, "help": help, "low": low, "high": high, "choices": tuple(choices)}
-    )
+        default=default,
+        metadata={
+            "source": source, "help": help, "low": low, "high": high, "choices": tuple(choices), "published": published
+        },
+    )  # fmt: skip
 
 
+@dataclass(frozen=True)
 class Section:
     """Checks every field of a section against its annotation's type and its bounds when the section is made."""
 
-    def __post_init__(self):
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
         kinds = typing.get_type_hints(type(self))
         for item in fields(self):
             name = f"{type(self).name}.{item.name}"
@@ -69,7 +86,7 @@ class Section:
             )
 
 
-def _checked(name: str, given, kind, metadata):
+def _checked(name: str, given: Any, kind: Any, metadata: Mapping[Any, Any]) -> Any:
     """`given` as `kind`, or a ConfigError that names the field, what came and what was expected."""
     if typing.get_origin(kind) is tuple:
         if isinstance(given, str) and kind == tuple[str, ...]:
@@ -89,15 +106,12 @@ def _checked(name: str, given, kind, metadata):
     low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
     if choices and given not in choices:
         raise ConfigError(f"{name} is {given!r}; expected one of {', '.join(map(str, choices))}.")
-    if (low is not None and not given >= low) or (high is not None and not given <= high):
-        bounds = (
-            f"of at least {low}" if high is None else f"of at most {high}" if low is None else f"from {low} to {high}"
-        )
-        raise ConfigError(f"{name} is {given!r}; expected {_kind_words(kind)} {bounds}.")
+    if low is not None and not low <= given <= high:
+        raise ConfigError(f"{name} is {given!r}; expected {_kind_words(kind)} from {low} to {high}.")
     return given
 
 
-def _kind_words(kind) -> str:
+def _kind_words(kind: type) -> str:
     return {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}[kind]
 
 
@@ -105,7 +119,7 @@ def _kind_words(kind) -> str:
 class DataConfig(Section):
     """Where the photographs and their tags are. Masks are read by evaluation alone."""
 
-    name: typing.ClassVar[str] = "data"
+    name: ClassVar[str] = "data"
     format: str = value("folder", OURS, "how the data lie on disk", choices=("folder", "class-folders", "voc", "coco"))
     images: str = value("", OURS, "folder of images, or its URL (voc: the VOC2012 folder)")
     tags: str = value("", OURS, "folder: CSV or JSONL of tags; coco: instances JSON")
@@ -118,35 +132,38 @@ class DataConfig(Section):
 class ValidationConfig(DataConfig):
     """The held-out split that the network is evaluated on; no images: none."""
 
-    name: typing.ClassVar[str] = "validation"
+    name: ClassVar[str] = "validation"
 
 
 @dataclass(frozen=True)
 class ClipConfig(Section):
     """The frozen CLIP."""
 
-    name: typing.ClassVar[str] = "clip"
+    name: ClassVar[str] = "clip"
     model: str = value("pocket", OURS, "pocket, a hub name, a folder in transformers' format, or OpenAI's .pt")
     precision: str = value("float32", OURS, "number format of the encoders", choices=("float32", "bfloat16"))
     max_side: int = value(1024, OURS, "longer images are scaled down to this side, in pixels", low=16, high=16384)
     scale: float = value(1.0, OURS, "image size at the encoder over its size on disk", low=0.05, high=16.0)
     max_patches: int = value(4096, OURS, "images of more patches are scaled down for the encoder", low=1, high=65536)
-    batch: int = value(8, OURS, "most images in one pass of the encoder", low=1)
-    attention_blocks: int = value(8, REFERENCE, "last blocks whose attention is averaged", low=1)
+    batch: int = value(8, OURS, "most images in one pass of the encoder", low=1, high=4096)
+    attention_blocks: int = value(8, REFERENCE, "last blocks whose attention is averaged", low=1, high=256)
 
 
 @dataclass(frozen=True)
 class PromptConfig(Section):
     """METHOD.md 0: text prototypes."""
 
-    name: typing.ClassVar[str] = "prompts"
+    name: ClassVar[str] = "prompts"
     templates: tuple[str, ...] = value(
-        TEMPLATE_STRATEGIES["clip-es"], REFERENCE, "prompt templates with {}, or one of clip-es, inmap, photo"
+        TEMPLATE_STRATEGIES["clip-es"],
+        REFERENCE,
+        "prompt templates with {}, or one of clip-es, inmap, photo",
+        published=dict.fromkeys(TEMPLATE_STRATEGIES.values(), REFERENCE),
     )
     class_words: bool = value(True, REFERENCE, "use the class set's better prompt words")
     background_words: bool = value(True, REFERENCE, "use the class set's background words")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.templates) == 1 and self.templates[0] in TEMPLATE_STRATEGIES:
             object.__setattr__(self, "templates", TEMPLATE_STRATEGIES[self.templates[0]])
@@ -162,7 +179,7 @@ class PromptConfig(Section):
 class SeedConfig(Section):
     """METHOD.md 1: what makes a tag's map."""
 
-    name: typing.ClassVar[str] = "seeds"
+    name: ClassVar[str] = "seeds"
     kind: str = value(
         "gradcam",
         PAPER,
@@ -175,18 +192,20 @@ class SeedConfig(Section):
 class RefineConfig(Section):
     """METHOD.md 2: attention as affinity."""
 
-    name: typing.ClassVar[str] = "refine"
+    name: ClassVar[str] = "refine"
     enabled: bool = value(True, REFERENCE, "spread seeds along the attention")
-    rounds: int = value(3, REFERENCE, "column and row normalisations of the attention", low=1)
+    rounds: int = value(3, REFERENCE, "column and row normalisations of the attention", low=1, high=100)
     box: bool = value(True, REFERENCE, "keep the affinity inside the seed's boxes")
-    box_threshold: float = value(0.4, REFERENCE, "seed share that opens a box (0.4 VOC, 0.7 COCO)", low=0.0, high=1.0)
+    box_threshold: float = value(
+        0.4, REFERENCE, "seed share that opens a box (0.4 VOC, 0.7 COCO)", low=0.0, high=1.0, published={0.7: REFERENCE}
+    )
 
 
 @dataclass(frozen=True)
 class PrototypeConfig(Section):
     """METHOD.md 3: vision prototypes."""
 
-    name: typing.ClassVar[str] = "prototypes"
+    name: ClassVar[str] = "prototypes"
     kind: str = value("vision", PAPER, "which prototypes make the seeds", choices=("vision", "text"))
     phi: float = value(0.5, OURS, "Φ: a tag's region is where its text seed is above this", low=0.0, high=1.0)
     background_phi: float = value(0.2, OURS, "the background region: all seeds below this", low=0.0, high=1.0)
@@ -200,11 +219,27 @@ class PrototypeConfig(Section):
     )
     text_temperature: float = value(0.01, PAPER, "τT", low=1e-4, high=10.0)
     image_temperature: float = value(0.03, PAPER, "τI", low=1e-4, high=10.0)
-    step: float = value(10.0, REFERENCE, "step of the projected gradient descent, over N τI", low=0.0)
-    steps: int = value(2000, REFERENCE, "most steps", low=0)
-    tolerance: float = value(1e-4, OURS, "end when 20 steps change the KL by no more than this share of it", low=0.0)
-    sinkhorn_rounds: int = value(0, REFERENCE, "Sinkhorn balancing of the labels (InMaP: 20); 0: off", low=0)
-    one_hot: float = value(1.0, REFERENCE, "labels above this become one-hot (InMaP: 0.6); 1: off", low=0.0, high=1.0)
+    step: float = value(10.0, REFERENCE, "step of the projected gradient descent, over N τI", low=0.0, high=1e6)
+    steps: int = value(2000, REFERENCE, "most steps", low=0, high=1_000_000)
+    tolerance: float = value(
+        1e-4, OURS, "end when 20 steps change the KL by no more than this share of it", low=0.0, high=1.0
+    )
+    sinkhorn_rounds: int = value(
+        0,
+        REFERENCE,
+        "Sinkhorn balancing of the labels (InMaP: 20); 0: off",
+        low=0,
+        high=10_000,
+        published={20: REFERENCE},
+    )
+    one_hot: float = value(
+        1.0,
+        REFERENCE,
+        "labels above this become one-hot (InMaP: 0.6); 1: off",
+        low=0.0,
+        high=1.0,
+        published={0.6: REFERENCE},
+    )
     rounds: int = value(1, OURS, "times that regions and prototypes are made", low=1, high=10)
 
 
@@ -212,14 +247,14 @@ class PrototypeConfig(Section):
 class CrfConfig(Section):
     """METHOD.md 4: dense CRF."""
 
-    name: typing.ClassVar[str] = "crf"
+    name: ClassVar[str] = "crf"
     enabled: bool = value(True, REFERENCE, "mean-field CRF over the refined seeds")
-    rounds: int = value(10, REFERENCE, "mean-field rounds", low=0)
-    gaussian_sigma: float = value(1.0, REFERENCE, "σ of the smoothness kernel, pixels", low=1e-3)
-    gaussian_weight: float = value(3.0, REFERENCE, "weight of the smoothness kernel", low=0.0)
-    bilateral_sigma: float = value(67.0, REFERENCE, "σ_xy of the appearance kernel, pixels", low=1e-3)
-    bilateral_color: float = value(3.0, REFERENCE, "σ_rgb of the appearance kernel, of 255", low=1e-3)
-    bilateral_weight: float = value(4.0, REFERENCE, "weight of the appearance kernel", low=0.0)
+    rounds: int = value(10, REFERENCE, "mean-field rounds", low=0, high=1000)
+    gaussian_sigma: float = value(1.0, REFERENCE, "σ of the smoothness kernel, pixels", low=1e-3, high=1e4)
+    gaussian_weight: float = value(3.0, REFERENCE, "weight of the smoothness kernel", low=0.0, high=1e4)
+    bilateral_sigma: float = value(67.0, REFERENCE, "σ_xy of the appearance kernel, pixels", low=1e-3, high=1e4)
+    bilateral_color: float = value(3.0, REFERENCE, "σ_rgb of the appearance kernel, of 255", low=1e-3, high=1e4)
+    bilateral_weight: float = value(4.0, REFERENCE, "weight of the appearance kernel", low=0.0, high=1e4)
     mode: str = value("exact", OURS, "exact: full resolution; fast: half resolution", choices=("exact", "fast"))
 
     def keywords(self) -> dict[str, float | int | str]:
@@ -231,7 +266,7 @@ class CrfConfig(Section):
 class LabelConfig(Section):
     """METHOD.md 4: pseudo-masks."""
 
-    name: typing.ClassVar[str] = "labels"
+    name: ClassVar[str] = "labels"
     background_exponent: float = value(1.0, REFERENCE, "a: background score (1 - max seed)^a", low=0.01, high=20.0)
     confidence: float = value(0.95, REFERENCE, "less probable pixels become 255, ignore", low=0.0, high=1.0)
 
@@ -240,19 +275,19 @@ class LabelConfig(Section):
 class DecoderConfig(Section):
     """METHOD.md 5: the segmentation head over frozen features."""
 
-    name: typing.ClassVar[str] = "decoder"
+    name: ClassVar[str] = "decoder"
     network: str = value("decoder", OURS, "decoder, or hf:<name or config folder> of a transformers student")
-    width: int = value(256, OURS, "channels of each block's projection and of the head", low=8)
-    blocks: int = value(3, OURS, "transformer blocks of the head", low=0)
-    heads: int = value(8, OURS, "attention heads of the head", low=1)
+    width: int = value(256, OURS, "channels of each block's projection and of the head", low=8, high=8192)
+    blocks: int = value(3, OURS, "transformer blocks of the head", low=0, high=64)
+    heads: int = value(8, OURS, "attention heads of the head", low=1, high=256)
 
 
 @dataclass(frozen=True)
 class RscConfig(Section):
     """METHOD.md 5: regional semantic contrast."""
 
-    name: typing.ClassVar[str] = "rsc"
-    weight: float = value(0.1, OURS, "λ; 0: off", low=0.0)
+    name: ClassVar[str] = "rsc"
+    weight: float = value(0.1, OURS, "λ; 0: off", low=0.0, high=1e4)
     pull: bool = value(True, PAPER, "pull a tag's region to its vision prototype")
     suppress: bool = value(True, PAPER, "push the complement and absent classes' masks away")
     region: str = value("pooled", OURS, "region embedding", choices=("pooled", "masked"))
@@ -262,44 +297,47 @@ class RscConfig(Section):
 class TrainConfig(Section):
     """METHOD.md 5: optimisation."""
 
-    name: typing.ClassVar[str] = "train"
+    name: ClassVar[str] = "train"
     steps: int = value(
-        30000, OURS, "optimiser steps (WeCLIP: 30,000 on VOC, 80,000 on COCO); 0: vpl run trains no network", low=0
-    )
-    batch: int = value(4, OURS, "images per optimiser step, over all processes", low=1)
-    accumulate: int = value(1, OURS, "parts in which a batch is computed", low=1)
-    crop: int = value(320, OURS, "side of the training crop, pixels", low=16)
-    scale_low: float = value(0.5, OURS, "smallest random scale", low=0.05)
-    scale_high: float = value(2.0, OURS, "largest random scale", low=0.05)
+        30000, OURS, "optimiser steps (WeCLIP: 30,000 on VOC, 80,000 on COCO); 0: vpl run trains no network",
+        low=0, high=1_000_000_000,
+    )  # fmt: skip
+    batch: int = value(4, OURS, "images per optimiser step, over all processes", low=1, high=4096)
+    accumulate: int = value(1, OURS, "parts in which a batch is computed", low=1, high=4096)
+    crop: int = value(320, OURS, "side of the training crop, pixels", low=16, high=4096)
+    scale_low: float = value(0.5, OURS, "smallest random scale", low=0.05, high=16.0)
+    scale_high: float = value(2.0, OURS, "largest random scale", low=0.05, high=16.0)
     flip: bool = value(True, OURS, "random horizontal flip")
     optimizer: str = value("sgd", PAPER, "sgd, or adamw, which needs fewer steps (ours)", choices=("sgd", "adamw"))
-    learning_rate: float = value(0.01, OURS, "first learning rate; adamw: about 0.002", low=0.0)
+    learning_rate: float = value(0.01, OURS, "first learning rate; adamw: about 0.002", low=0.0, high=100.0)
     momentum: float = value(0.9, OURS, "momentum, adamw's first beta", low=0.0, high=0.999)
-    weight_decay: float = value(1e-4, OURS, "weight decay", low=0.0)
-    power: float = value(0.9, OURS, "exponent of the poly schedule", low=0.0)
+    weight_decay: float = value(1e-4, OURS, "weight decay", low=0.0, high=100.0)
+    power: float = value(0.9, OURS, "exponent of the poly schedule", low=0.0, high=100.0)
     online: bool = value(False, OURS, "decoder affinities label ignored pixels during training")
     online_from: float = value(0.5, OURS, "share of the steps after which they do", low=0.0, high=1.0)
     online_temperature: float = value(0.1, OURS, "temperature of these affinities", low=1e-3, high=10.0)
     precision: str = value("float32", OURS, "number format of the network's passes", choices=("float32", "bfloat16"))
-    checkpoint_every: int = value(500, OURS, "steps between checkpoints", low=1)
+    checkpoint_every: int = value(500, OURS, "steps between checkpoints", low=1, high=1_000_000_000)
 
 
 @dataclass(frozen=True)
 class PredictConfig(Section):
     """METHOD.md 6: prediction without tags."""
 
-    name: typing.ClassVar[str] = "predict"
+    name: ClassVar[str] = "predict"
     scales: tuple[float, ...] = value((0.75, 1.0, 1.25), OURS, "scales of the second protocol", low=0.05, high=8.0)
     flip: bool = value(True, OURS, "average with the flipped image in the second protocol")
     crf: bool = value(True, PAPER, "CRF in the second protocol")
-    window: int = value(1024, OURS, "longer images are cut into overlapping windows of this side, pixels", low=32)
+    window: int = value(
+        1024, OURS, "longer images are cut into overlapping windows of this side, pixels", low=32, high=16384
+    )
 
 
 @dataclass(frozen=True)
 class Config:
     """All of it."""
 
-    seed: int = value(0, OURS, "starts every random state", low=0)
+    seed: int = value(0, OURS, "starts every random state", low=0, high=2**63 - 1)
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     clip: ClipConfig = ClipConfig()
@@ -314,6 +352,10 @@ class Config:
     train: TrainConfig = TrainConfig()
     predict: PredictConfig = PredictConfig()
 
+    def __post_init__(self) -> None:
+        kind = fields(self)[0]
+        object.__setattr__(self, "seed", _checked("seed", self.seed, int, kind.metadata))
+
     def with_values(self, values: Mapping[str, object]) -> Config:
         """A copy with `values`: dotted keys ("prototypes.phi") to values of the field's type, or their text.
 
@@ -321,17 +363,18 @@ class Config:
             ConfigError: a key is unknown (the message names the closest one) or a value is out of its bounds.
         """
         known = self.flat()
-        changes: dict[str, dict[str, object]] = {}
+        changes: dict[str, dict[str, Any]] = {}
         for key, given in values.items():
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
                 raise ConfigError(f"unknown configuration key {key!r}; the closest one is {close[0]!r}.")
             section, _, name = key.rpartition(".")
-            holder = getattr(self, section) if section else self
-            kind, item = typing.get_type_hints(type(holder))[name], type(holder).__dataclass_fields__[name]
-            changes.setdefault(section, {})[name] = _checked(key, _parsed(given, kind), kind, item.metadata)
+            kind = typing.get_type_hints(type(getattr(self, section) if section else self))[name]
+            changes.setdefault(section, {})[name] = _checked(key, _parsed(given, kind), kind, self.field(key).metadata)
         top = changes.pop("", {})
-        sections = {name: dataclasses.replace(getattr(self, name), **new) for name, new in changes.items()}
+        sections: dict[str, Any] = {
+            name: dataclasses.replace(getattr(self, name), **new) for name, new in changes.items()
+        }
         return dataclasses.replace(self, **top, **sections)
 
     def flat(self) -> dict[str, object]:
@@ -341,6 +384,30 @@ class Config:
             section = getattr(self, item.name)
             rows |= {f"{item.name}.{one.name}": getattr(section, one.name) for one in fields(section)}
         return rows
+
+    def field(self, key: str) -> dataclasses.Field[Any]:
+        """The field of a dotted key; its metadata hold source, meaning and bounds."""
+        section, _, name = key.rpartition(".")
+        return type(getattr(self, section) if section else self).__dataclass_fields__[name]
+
+    def source(self, key: str) -> str:
+        """Whose value it is: paper, reference or ours; ours, with the name of the preset; or yours."""
+        given, item = self.flat()[key], self.field(key)
+        if given == item.default:
+            return item.metadata["source"]
+        if given in item.metadata["published"]:
+            return item.metadata["published"][given]
+        presets = [name for name, row in PRESETS.items() if row.get(key) == given]
+        return f"{OURS}, preset {' and '.join(presets)}" if presets else YOURS
+
+    def comment(self, key: str) -> str:
+        """Source and meaning of a value in one line; where it is no default, the default with its own source."""
+        given, item = self.flat()[key], self.field(key)
+        source, default = self.source(key), item.default
+        if given != default and default != "":
+            written = list(default) if isinstance(default, tuple) else default
+            source += f" (default {written}, {item.metadata['source']})"
+        return f"{source}: {item.metadata['help']}"
 
     def differences(self, other: Config) -> dict[str, tuple[object, object]]:
         """Dotted key -> (ours, theirs) for every value that differs."""
@@ -360,11 +427,10 @@ class Config:
         for item in fields(self)[1:]:
             section, table = getattr(self, item.name), tomlkit.table()
             for one in fields(section):
-                given = getattr(section, one.name)
+                given, key = getattr(section, one.name), f"{item.name}.{one.name}"
                 written = tomlkit.item(list(given) if isinstance(given, tuple) else given)
-                why = (reasons or {}).get(f"{item.name}.{one.name}")
-                words = f"{one.metadata['source']}: {one.metadata['help']}" + (f" | vpl tune: {why}" if why else "")
-                table.add(one.name, written.comment(words))
+                why = (reasons or {}).get(key)
+                table.add(one.name, written.comment(self.comment(key) + (f" | vpl tune: {why}" if why else "")))
             document.add(item.name, table)
         return tomlkit.dumps(document)
 
@@ -391,7 +457,7 @@ class Config:
         return (base or cls()).with_values({key: given for key, given in values.items() if key not in GONE})
 
 
-def _parsed(given, kind):
+def _parsed(given: Any, kind: Any) -> Any:
     """A value that is given as text ("0.3", "true", "[0.5, 1.0]", "inmap") in the field's type, where it can be."""
     if isinstance(given, str) and kind is not str:
         with contextlib.suppress(ValueError, RecursionError):

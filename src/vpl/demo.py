@@ -115,7 +115,7 @@ def demo(
                 network = made["val"]
                 picture = write_sheet(run, folder / "contact-sheet.png")
                 checkup.checkup(run)
-                page = report.write(run.folder)
+                page = report.report(run.folder)
     return Demo(folder, tuple(pseudo), network, picture, page)
 
 

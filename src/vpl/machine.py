@@ -102,7 +102,7 @@ class Clock:
     Every thread adds to numbers of its own, so nothing is locked and a clock can be pickled with what holds it.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._seconds: dict[tuple[int, str], float] = {}
 
     @contextlib.contextmanager

@@ -282,12 +282,19 @@ class Written:
         return f"{self.data}\npage in {self.page}"
 
 
-def write(folders: Sequence[str | Path], target: str | Path) -> Written:
-    """Compare the runs and write the page, whole or not at all.
+def compare(runs: Sequence[str | Path], out: str | Path = "compare.html") -> Written:
+    """Compare runs in one table and one self-contained page, written whole or not at all; nothing is computed again.
+
+    Args:
+        runs: at least two run folders that share images and classes; the first is what the others are compared with.
+        out: the page.
+
+    Returns:
+        `data`, and the `page`; printed, it is the table.
 
     Raises:
-        RunError: as `collect`.
+        RunError: fewer than two runs, a folder is none, or the runs share no image or not their classes.
     """
-    data = collect(folders)
-    storage.write_text_atomic(target, render(data))
-    return Written(data, Path(target))
+    data = collect(runs)
+    storage.write_text_atomic(out, render(data))
+    return Written(data, Path(out))

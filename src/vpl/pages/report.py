@@ -396,14 +396,17 @@ def render(data: ReportData) -> str:
     )
 
 
-def write(run_folder: str | Path) -> Path:
-    """Write RUN/report.html, whole or not at all, and return its path.
+def report(run: str | Path) -> Path:
+    """Write RUN/report.html, one self-contained page about a run, whole or not at all; returns its path.
+
+    Args:
+        run: a run folder; what it doesn't hold yet, the page says so.
 
     Raises:
-        RunError: as `collect`, or the page can't be written.
+        RunError: the folder is no run, or the page can't be written.
     """
-    path = Path(run_folder) / REPORT_FILE
-    page = render(collect(run_folder))
+    path = Path(run) / REPORT_FILE
+    page = render(collect(run))
     write_text_atomic(path, page)
     return path
 
