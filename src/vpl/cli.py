@@ -222,7 +222,7 @@ def _config(given: argparse.Namespace) -> Config:
             raise ConfigError(f"--set {text} has no value; write --set KEY=VALUE, such as --set prototypes.phi=0.4.")
         values[key.strip()] = content.strip()
     for key in PATHS & values.keys():
-        if not storage.is_url(values[key]):
+        if not storage.is_url(str(values[key])):
             values[key] = str(Path(str(values[key])).resolve())
     if "data.classes" in values and Path(str(values["data.classes"])).is_file():
         values["data.classes"] = str(Path(str(values["data.classes"])).resolve())
@@ -399,7 +399,7 @@ def _ablate(given: argparse.Namespace) -> int:
     from vpl.judge import ablate, ablations
 
     if config.data.images:
-        sources = [ablate.OwnData(config, given.sets, given.count)]
+        sources: list[ablate.OwnData | ablate.Scenes] = [ablate.OwnData(config, given.sets, given.count)]
     else:
         sources = [ablate.Scenes(style, given.count, given.side) for style in given.styles or [ablate.STYLE]]
     wanted = ablations.chosen(given.names, given.by)

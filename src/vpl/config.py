@@ -335,7 +335,12 @@ class PredictConfig(Section):
 
 @dataclass(frozen=True)
 class Config:
-    """All of it."""
+    """Every value of a run, section by section; nothing of it changes: `with_values` gives another one.
+
+    config = vpl.preset("voc").with_values({"prototypes.phi": 0.4, "train.steps": 2000})
+    config.prototypes.phi, config.source("prototypes.phi")    # (0.4, "yours")
+    print(config.to_toml())                                   # every value with its source and meaning
+    """
 
     seed: int = value(0, OURS, "starts every random state", low=0, high=2**63 - 1)
     data: DataConfig = DataConfig()

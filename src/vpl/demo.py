@@ -26,13 +26,15 @@ HELD_OUT_IMAGES = 60
 STYLE = "demo"
 SIDE = 128
 SHEET_ROWS = 8
+TRUTH = "truth"
 SHEET_COLUMNS = {
     "image": None,
     "text seeds": "seeds/text",
     "vision seeds": "seeds/vision",
     "pseudo-mask": "labels",
-    "truth": None,
+    "truth": TRUTH,
 }
+"""Column -> the run's folder of label maps that it shows; the truth is the data set's."""
 
 
 @dataclass(frozen=True)
@@ -125,12 +127,9 @@ def write_sheet(run: Run, target: Path) -> Path:
     for sample in run.dataset.samples[:SHEET_ROWS]:
         image = images.read_image(sample.image)
         cells = []
-        for name, place in SHEET_COLUMNS.items():
-            if name == "image":
-                cells.append(image)
-            else:
-                path = run.folder / place / f"{sample.id}.png" if place else sample.mask
-                cells.append(sheet.overlay(image, images.read_mask(path), palette))
+        for place in SHEET_COLUMNS.values():
+            path = sample.mask if place == TRUTH else run.folder / place / f"{sample.id}.png" if place else None
+            cells.append(sheet.overlay(image, images.read_mask(path), palette) if path else image)
         rows.append(cells)
         captions.append("tags: " + ", ".join(sample.tags))
     images.write_image(target, sheet.contact_sheet(list(SHEET_COLUMNS), rows, captions))

@@ -10,6 +10,9 @@ import importlib.abc
 import importlib.util
 import sys
 import warnings
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 HOMES = {
     "storage": "edges.storage",
@@ -29,14 +32,16 @@ HOMES = {
 class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds `vpl.NAME` of `HOMES` as the module that it has become: one module under two names."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         """The spec of a module of `HOMES`; None for every other name."""
         package, _, name = fullname.rpartition(".")
         if package != "vpl" or name not in HOMES:
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         """The module itself, imported under its name of today."""
         home = f"vpl.{HOMES[spec.name.rpartition('.')[2]]}"
         warnings.warn(f"{spec.name} is now {home}; the old name goes with vpl 0.3.", DeprecationWarning, stacklevel=2)
@@ -44,9 +49,10 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         spec.loader_state = module.__spec__
         return module
 
-    def exec_module(self, module):
+    def exec_module(self, module: ModuleType) -> None:
         """Nothing: the module has run. Its own spec is put back, which the import has just replaced."""
-        module.__spec__ = module.__spec__.loader_state
+        if module.__spec__ is not None:
+            module.__spec__ = module.__spec__.loader_state
 
 
 def install() -> None:
