@@ -62,6 +62,16 @@ SCENE_NAMES = (
 )  # fmt: skip
 SCENE_GROUNDS = ("grass", "water", "sand", "sky", "wall", "road", "snow", "floor")
 
+SPELLINGS = (
+    frozenset({"aeroplane", "airplane"}),
+    frozenset({"motorbike", "motorcycle"}),
+    frozenset({"sofa", "couch"}),
+    frozenset({"diningtable", "dining table"}),
+    frozenset({"pottedplant", "potted plant"}),
+    frozenset({"tvmonitor", "tv", "tv/monitor"}),
+)
+"""Names that VOC and COCO give the same thing: each is read as the one that a class set has."""
+
 
 @dataclass(frozen=True)
 class ClassSet:
@@ -150,6 +160,12 @@ class ClassSet:
             rows.append(row)
         document.add("class", rows)
         return tomlkit.dumps(document)
+
+
+def numbering(classes: ClassSet) -> str:
+    """How label values number the classes, as one line: "0 background, 1 aeroplane, ..., 255 ignored"."""
+    names = ("background", *classes.names)
+    return ", ".join([*(f"{number} {name}" for number, name in enumerate(names)), f"{IGNORE} ignored"])
 
 
 def voc() -> ClassSet:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SHORTCUTS = {
     "images": "data.images",
     "tags": "data.tags",
+    "columns": "data.columns",
+    "separator": "data.separator",
+    "alias": "data.aliases",
     "masks": "data.masks",
     "classes": "data.classes",
     "format": "data.format",
@@ -42,6 +45,9 @@ SHORTCUTS = {
     "seed": "seed",
 }
 """Flag -> the configuration value that it sets."""
+
+HOW_TO_READ = ("data.columns", "data.separator", "data.aliases")
+"""Flags that say how a list is read hold for the held-out list too."""
 
 PATHS = {"data.images", "data.tags", "data.masks", "validation.images", "validation.tags", "validation.masks"}
 
@@ -178,8 +184,14 @@ def _add_config_flags(parser: argparse.ArgumentParser) -> None:
         if section == "validation":
             words = f"of the held-out split: {words}"
         choices = metadata["choices"] or None
+        several = "append" if isinstance(getattr(holder, name), tuple) else "store"
         parser.add_argument(
-            f"--{flag}", dest=key, metavar=None if choices else flag.upper(), choices=choices, help=words
+            f"--{flag}",
+            dest=key,
+            metavar=None if choices else flag.upper(),
+            choices=choices,
+            help=words,
+            action=several,
         )
     parser.add_argument("--preset", choices=sorted(PRESETS), help="start from the values for this data set")
     parser.add_argument(
@@ -216,6 +228,8 @@ def _config(given: argparse.Namespace) -> Config:
     values: dict[str, object] = {
         key: getattr(given, key) for key in SHORTCUTS.values() if getattr(given, key) is not None
     }
+    shared = {key: f"validation.{key.removeprefix('data.')}" for key in HOW_TO_READ if key in values}
+    values |= {theirs: values[own] for own, theirs in shared.items()}
     for text in given.set:
         key, sign, content = text.partition("=")
         if not sign:
@@ -244,6 +258,10 @@ def _stage(given: argparse.Namespace) -> int:
     with run:
         for problem in run.dataset.problems:
             print(f"left out: {problem}", file=sys.stderr)
+        for warning in run.dataset.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        for note in run.dataset.notes:
+            print(f"note: {note}", file=sys.stderr)
         for stage in _stages(given.stage, run):
             if stage == "report":
                 report.report(run.folder)
@@ -282,7 +300,7 @@ def _close(run: Run, out: str | None) -> int:
     if out:
         print(f"pseudo-masks in {storage.below(out, 'labels')}")
     elif masks.exists():
-        print(f"{sum(1 for _ in masks.glob('*.png'))} pseudo-masks in {masks}")
+        print(f"{sum(1 for _ in masks.rglob('*.png'))} pseudo-masks in {masks}")
     if run.has_network:
         print(f"network in {run.folder / 'network'}: vpl predict --model {run.folder} --images DIR --out DIR")
     if (run.folder / "report.html").exists():
@@ -294,7 +312,8 @@ def _close(run: Run, out: str | None) -> int:
         print("vpl: none of the images could be used; mend the first one above.", file=sys.stderr)
         return 2
     if run.failures or problems:
-        print(f"{len(run.failures)} images skipped, {problems} lines left out (see above).", file=sys.stderr)
+        left = f"{run.dataset.left_out} photographs of the list left out ({problems} lines, see above)"
+        print(f"{len(run.failures)} images skipped, {left}.", file=sys.stderr)
         return 1
     return 0
 

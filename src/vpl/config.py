@@ -122,7 +122,10 @@ class DataConfig(Section):
     name: ClassVar[str] = "data"
     format: str = value("folder", OURS, "how the data lie on disk", choices=("folder", "class-folders", "voc", "coco"))
     images: str = value("", OURS, "folder of images, or its URL (voc: the VOC2012 folder)")
-    tags: str = value("", OURS, "folder: CSV or JSONL of tags; coco: instances JSON")
+    tags: str = value("", OURS, "folder: table, JSONL, JSON or npy of tags; coco: instances JSON")
+    columns: tuple[str, ...] = value((), OURS, "image=NAME, tags=NAME of a table's columns; empty: found by name")
+    separator: str = value("", OURS, "what stands between a photograph's tags; empty: found")
+    aliases: tuple[str, ...] = value((), OURS, "TAG=CLASS: how a tag is to be read")
     masks: str = value("", OURS, "folder of truth masks, for evaluation only; empty: none")
     split: str = value("", OURS, "voc: train, val, trainval or train_aug")
     classes: str = value("", OURS, "voc, coco, scenes or a classes file; empty: every tag that occurs")

@@ -109,7 +109,7 @@ def test_a_list_of_images_behind_a_url(store, tmp_path):
     tags = tmp_path / "tags.csv"
     tags.write_text("file_name,tags\na/one.jpg,dog\n../two.jpg,dog\n/three.jpg,dog\n")
     found = open_dataset(DataConfig(images=f"{store}/photos", tags=str(tags)))
-    assert [(one.id, one.image) for one in found.samples] == [("one", f"{store}/photos/a/one.jpg")]
+    assert [(one.id, one.image) for one in found.samples] == [("a/one", f"{store}/photos/a/one.jpg")]
     assert len(found.problems) == 2
     with pytest.raises(DataError, match="format is class-folders, which lists folders"):
         open_dataset(DataConfig(images=store, format="class-folders"))

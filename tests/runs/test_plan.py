@@ -69,7 +69,7 @@ def another(key: str) -> object:
     if isinstance(value, bool):
         return not value
     if isinstance(value, tuple):
-        return (*value, value[0])
+        return (*value, *(value[:1] or ("a=b",)))
     if isinstance(value, str):
         return f"{value}x"
     step = 1 if isinstance(value, int) else 0.25 * (value or 1.0)

@@ -120,6 +120,26 @@ def below(folder: str | Path, name: str) -> str | Path:
     return f"{folder.rstrip('/')}/{name}" if is_url(folder) else Path(folder) / name
 
 
+def ready(folder: str | Path, name: str) -> str | Path:
+    """The place of a file in a folder that is there; sub-folders in the file's name ("day1/a.png") are made.
+
+    Raises:
+        RunError: they can't be made, or the folder is gone.
+    """
+    place, above = below(folder, name), name.rpartition("/")[0]
+    if above and is_url(place):
+        make_folder(str(below(folder, above)))
+    elif above:
+        try:
+            made = Path(folder)
+            for part in above.split("/"):
+                made = made / part
+                made.mkdir(exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{made} can't be made ({error.strerror}); check the folder and its permissions.") from error
+    return place
+
+
 def check(place: str, key: str) -> None:
     """Refuse a URL that holds a key or password. A local path is always fine.
 

@@ -190,11 +190,16 @@ def _shared(paths: Sequence[Path], configs: Sequence[Config]) -> tuple[str, list
     datasets = [dataset_of(config.data) for config in configs]
     if len({one.classes.names for one in datasets}) > 1:
         raise RunError("the runs have different classes, so their masks can't be compared; name runs of one class set.")
-    ids = set.intersection(*({file.stem for file in (path / stage).glob("*.png")} for path in paths))
+    ids = set.intersection(*(_ids(path / stage) for path in paths))
     samples = [one for one in datasets[0].samples if one.id in ids]
     if not samples:
         raise RunError("the runs have no image in common; name runs over the same data.")
     return stage, samples, datasets[0].classes
+
+
+def _ids(folder: Path) -> set[str]:
+    """The samples that have a label map in a folder."""
+    return {file.relative_to(folder).with_suffix("").as_posix() for file in folder.rglob("*.png")}
 
 
 def _pictures(

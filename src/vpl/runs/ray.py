@@ -179,7 +179,8 @@ class Worker:
 
     def _finish(self, labeller: Labeller, photograph: Photograph, view: View, draft: Draft) -> None:
         for name, mask in labeller.masks(view, draft, pseudo=True).items():
-            images.write_mask(self._place(name, photograph), mask, self.job.palette)
+            place = storage.ready(self.job.folders[name], f"{photograph.id}.png")
+            images.write_mask(place, mask, self.job.palette)
 
     def _place(self, name: str, photograph: Photograph) -> str | Path:
         return storage.below(self.job.folders[name], f"{photograph.id}.png")

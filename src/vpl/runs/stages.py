@@ -30,7 +30,7 @@ from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, DataConfig
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.machine import Clock, cores
@@ -388,7 +388,7 @@ class Run(RunFolder):
             made = labeller.masks(view, draft, pseudo)
             with labeller.clock("write"):
                 for name, mask in made.items():
-                    images.write_mask(folders[name] / f"{sample.id}.png", mask, palette)
+                    images.write_mask(storage.ready(folders[name], f"{sample.id}.png"), mask, palette)
 
         def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
             return [
@@ -450,7 +450,7 @@ class Run(RunFolder):
         rows = [
             self._evaluate_folder(folder, words, truths)
             for folder, words in MAP_ROWS.items()
-            if any((self.folder / folder).glob("*.png"))
+            if any((self.folder / folder).rglob("*.png"))
         ]
         if not rows:
             raise RunError(f"{self.folder} holds no label maps yet; run `vpl seeds` or `vpl labels` first.")
@@ -467,7 +467,7 @@ class Run(RunFolder):
         made = predict.evaluate(
             predictor,
             counted,
-            lambda sample, mask: images.write_mask(folder / f"{sample.id}.png", mask, palette),
+            lambda sample, mask: images.write_mask(storage.ready(folder, f"{sample.id}.png"), mask, palette),
             lambda sample, error: self.fail(sample.id, error),
         )
         parts = ["multi-scale" if len(predictor.full.scales) > 1 else "single scale"]
