@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -248,8 +248,6 @@ def _stage(given: argparse.Namespace) -> int:
     _check_workers(given.image_workers)
     if given.out and given.engine != "ray":
         raise ConfigError("--out needs --engine ray; the local engine writes into the run folder.")
-    from vpl.judge import checkup
-    from vpl.pages import report
     from vpl.runs.stages import Run
 
     if given.tune:
@@ -262,18 +260,8 @@ def _stage(given: argparse.Namespace) -> int:
             print(f"warning: {warning}", file=sys.stderr)
         for note in run.dataset.notes:
             print(f"note: {note}", file=sys.stderr)
-        for stage in _stages(given.stage, run):
-            if stage == "report":
-                report.report(run.folder)
-            elif stage == "labels" and given.engine == "ray":
-                from vpl.runs import ray as scaleout
-
-                scaleout.labels(run, given.out)
-            elif stage == "checkup":
-                if run.leads:
-                    checkup.checkup(run)
-            else:
-                getattr(run, stage)()
+        for step in _steps(given.stage, run):
+            STEPS[step](run, given)
         return _close(run, given.out) if run.leads else 0
 
 
@@ -282,7 +270,41 @@ def _check_workers(count: int) -> None:
         raise ConfigError(f"--image-workers is {count}; expected at least 1.")
 
 
-def _stages(name: str, run: Run) -> list[str]:
+def _make_labels(run: Run, given: argparse.Namespace) -> None:
+    if given.engine == "local":
+        run.labels()
+        return
+    from vpl.runs import ray as scaleout
+
+    scaleout.labels(run, given.out)
+
+
+def _check_up(run: Run, _: argparse.Namespace) -> None:
+    from vpl.judge import checkup
+
+    if run.leads:
+        checkup.checkup(run)
+
+
+def _write_report(run: Run, _: argparse.Namespace) -> None:
+    from vpl.pages import report
+
+    report.report(run.folder)
+
+
+STEPS: dict[str, Callable[[Run, argparse.Namespace], object]] = {
+    "prototypes": lambda run, _: run.prototypes(),
+    "seeds": lambda run, _: run.seeds(),
+    "labels": _make_labels,
+    "train": lambda run, _: run.train(),
+    "evaluate": lambda run, _: run.evaluate(),
+    "checkup": _check_up,
+    "report": _write_report,
+}
+"""What each step of a command does; those before it that are missing come first."""
+
+
+def _steps(name: str, run: Run) -> list[str]:
     if name != "run":
         return [name, "checkup"] if name == "evaluate" else [name]
     has_truth = run.config.validation.masks or any(sample.mask is not None for sample in run.dataset.samples)

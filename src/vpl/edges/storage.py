@@ -15,6 +15,7 @@ import posixpath
 import secrets
 import time
 from pathlib import Path
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 from vpl.errors import ConfigError, DataError, RunError
@@ -105,7 +106,7 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def is_url(place: str | Path) -> bool:
+def is_url(place: str | Path) -> TypeGuard[str]:
     """Whether a place is a URL and not a local path."""
     return isinstance(place, str) and "://" in place
 

@@ -22,6 +22,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from vpl.config import RefineConfig
+from vpl.errors import VplError
 from vpl.method.maps import minmax, upsample
 
 __all__ = ["affinity", "boxes_mask", "minmax", "refine", "refine_maps", "upsample"]
@@ -84,11 +85,17 @@ def refine(affinity: Affinity, cam: Float[Tensor, "K h w"], box_threshold: float
 
 
 def refine_maps(
-    attention: Float[Tensor, "N hw hw"], cams: Sequence[Float[Tensor, "_ h w"]], config: RefineConfig
+    attention: Float[Tensor, "N hw hw"] | None, cams: Sequence[Float[Tensor, "_ h w"]], config: RefineConfig
 ) -> list[Float[Tensor, "_ h w"]]:
-    """Seeds of N images spread along their attention and stretched to [0, 1]; the seeds themselves when it is off."""
+    """Seeds of N images spread along their attention and stretched to [0, 1]; the seeds themselves when it is off.
+
+    Raises:
+        VplError: the features came without attention.
+    """
     if not config.enabled:
         return list(cams)
+    if attention is None:
+        raise VplError("the features lack attention; encode the images with attention_blocks of at least 1.")
     affinities = affinity(attention, config.rounds)
     threshold = config.box_threshold if config.box else None
     return [minmax(refine(one, cam, threshold)) for one, cam in zip(affinities, cams, strict=True)]

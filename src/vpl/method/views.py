@@ -35,13 +35,19 @@ class View:
     pixels: Float[Tensor, "3 height width"] | None = None
 
 
+def pixels_of(clip: FrozenClip, view: View, config: ClipConfig) -> Float[Tensor, "3 height width"]:
+    """The encoder's input."""
+    height, width = view.image.shape[:2]
+    scale = images.encoder_scale(height, width, clip.patch, config.scale, config.max_patches)
+    return images.to_pixels(view.image, clip.patch, clip.mean, clip.std, scale)
+
+
 def prepared(clip: FrozenClip, view: View, config: ClipConfig) -> View:
     """The view with its `pixels`, so that they are made in the thread that reads."""
-    scale = images.encoder_scale(*view.image.shape[:2], clip.patch, config.scale, config.max_patches)
-    return replace(view, pixels=images.to_pixels(view.image, clip.patch, clip.mean, clip.std, scale))
+    return replace(view, pixels=pixels_of(clip, view, config))
 
 
 def encode(clip: FrozenClip, views: Sequence[View], config: ClipConfig) -> Features:
     """One pass of the frozen encoder over views whose patch grids are equal."""
-    ready = [view if view.pixels is not None else prepared(clip, view, config) for view in views]
-    return clip.encode(torch.stack([view.pixels for view in ready]), attention_blocks=config.attention_blocks)
+    pixels = [view.pixels if view.pixels is not None else pixels_of(clip, view, config) for view in views]
+    return clip.encode(torch.stack(pixels), attention_blocks=config.attention_blocks)

@@ -27,6 +27,7 @@ from vpl.pages.charts import Curve
 from vpl.pages.gallery import Card, gallery
 from vpl.pages.modality import Gap, gap
 from vpl.runs.files import damaged, read_json
+from vpl.runs.folder import Failure
 from vpl.runs.stages import CHANCE_RANK
 
 MOST_PICTURED = 200  # images in the gallery
@@ -58,14 +59,6 @@ class Stage:
     seconds: float
     images: int | None
     rate: float | None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """One image that was left out of the run."""
-
-    id: str
-    reason: str
 
 
 @dataclass(frozen=True)

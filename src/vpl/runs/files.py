@@ -6,10 +6,11 @@ Files of ours are written to a temporary name and renamed.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -156,7 +157,7 @@ def damaged(path: Path, reason: object) -> RunError:
     return RunError(f"{path} is damaged ({words}); delete it and run the stage again.")
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], facts: dict[str, object] | None = None) -> None:
+def write_tensors(path: Path, tensors: dict[str, Tensor], facts: Mapping[str, object] | None = None) -> None:
     """Write a safetensors file atomically; `facts` go as JSON under its one metadata key, so that bytes repeat."""
     metadata = {"vpl": json.dumps(facts, sort_keys=True)} if facts else None
     storage.write_bytes_atomic(path, save({name: one.contiguous() for name, one in tensors.items()}, metadata))
@@ -172,7 +173,7 @@ def scores_of(confusion: Confusion, classes: ClassSet) -> dict:
         raise DataError("nothing could be evaluated: the truth masks hold 255 (ignore) alone; check data.masks.")
     names = ("background", *classes.names)
 
-    def by_name(values) -> dict[str, float | None]:
+    def by_name(values: Float[np.ndarray, " names"]) -> dict[str, float | None]:
         return {name: None if np.isnan(one) else float(one) for name, one in zip(names, values, strict=True)}
 
     return {

@@ -17,6 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Self
+
+from filelock import BaseFileLock
 
 import vpl
 from vpl.classes import ClassSet
@@ -75,7 +78,8 @@ class RunFolder:
         self.config = config
         self.leads = leads
         self.failures: dict[str, Failure] = {}
-        self._lock = self._handler = None
+        self._lock: BaseFileLock | None = None
+        self._handler: _LogFile | None = None
         for data in (config.data, config.validation):
             storage.check(data.images, f"{data.name}.images")  # before anything is stored
         if not self.leads:
@@ -90,10 +94,10 @@ class RunFolder:
             raise
         log.addHandler(self._handler)
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -172,7 +176,7 @@ class RunFolder:
             raise damaged(path, f"{' and '.join(wrong) or 'a hash or a time'} is no value that vpl writes")
         return record
 
-    def note(self, **facts) -> None:
+    def note(self, **facts: object) -> None:
         """Add facts to run.json; of several training processes the first alone writes."""
         if self.leads:
             write_json(self.folder / "run.json", self.record() | facts)

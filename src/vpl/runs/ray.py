@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -187,7 +188,7 @@ class Worker:
 
     def _is_there(self, photograph: Photograph) -> bool:
         places = [self._place(name, photograph) for name in self.job.folders]
-        return all(storage.exists(one) if storage.is_url(one) else one.exists() for one in places)
+        return all(storage.exists(one) if storage.is_url(one) else Path(one).exists() for one in places)
 
     def _see_folders(self) -> None:
         for folder in self.job.folders.values():
@@ -285,13 +286,13 @@ def _rows(run: Run, workers: int) -> list[dict]:
     samples, size = run.dataset.samples, WINDOW * run.config.clip.batch
     windows = math.ceil(len(samples) / size)
     parts = min(MOST_PARTS, math.ceil(PARTS_PER_WORKER * workers / windows))
-    index, rows = {name: number for number, name in enumerate(run.classes.names)}, []
+    rows: list[dict] = []
     for start in range(0, len(samples), size):
         window = [
             (
                 one.id,
                 str(one.image if storage.is_url(one.image) else Path(one.image).absolute()),
-                [*map(index.get, one.tags)],
+                run.classes.numbers(one.tags),
             )
             for one in samples[start : start + size]
         ]
@@ -328,8 +329,8 @@ def _claim(run: Run, card: str | Path) -> None:
         "data": run.record()["data"]["hash"],
     }
     text = json.dumps(facts, indent=1)
-    if storage.exists(card) if storage.is_url(card) else card.exists():
-        there = storage.read(card, images.MOST_FILE_BYTES) if storage.is_url(card) else card.read_bytes()
+    if storage.exists(card) if storage.is_url(card) else Path(card).exists():
+        there = storage.read(card, images.MOST_FILE_BYTES) if storage.is_url(card) else Path(card).read_bytes()
         if there != text.encode():
             raise RunError(f"{card} belongs to label maps of another run or configuration; name another --out.")
         return
@@ -359,7 +360,7 @@ class _Attempts:
         return self._begun[number]
 
 
-def _ray():
+def _ray() -> ModuleType:
     """The package, told to send no statistics and to say little."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -373,7 +374,7 @@ def _ray():
 
 
 @contextlib.contextmanager
-def _cluster(ray):
+def _cluster(ray: ModuleType) -> Iterator[None]:
     """Connected to Ray: as this process already is, or to RAY_ADDRESS, or to one that is started here."""
     if ray.is_initialized():
         yield
@@ -398,7 +399,7 @@ def _cluster(ray):
 
 
 @contextlib.contextmanager
-def _silence():
+def _silence() -> Iterator[None]:
     """Nothing on file 2 inside the block: Ray's C++ part announces there that it will be silent."""
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -411,7 +412,7 @@ def _silence():
         os.close(nowhere)
 
 
-def _quiet(ray):
+def _quiet(ray: ModuleType):
     """Ray Data without its own progress bars and notes; every row that a worker yields comes at once."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -422,7 +423,7 @@ def _quiet(ray):
     return ray.data
 
 
-def _resources(ray, device: str) -> tuple[str, int, dict[str, int]]:
+def _resources(ray: ModuleType, device: str) -> tuple[str, int, dict[str, int]]:
     """Device of the workers, how many there is room for, and what each asks for: a GPU or a core."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(one.get("GPU", 0)) for one in machines)

@@ -116,7 +116,7 @@ class Run(RunFolder):
         """The samples and classes of the run."""
         if self._dataset is None:
             self._dataset = dataset_of(self.config.data)
-            self._check_list()
+            self._check_list(self._dataset)
         return self._dataset
 
     @property
@@ -144,17 +144,17 @@ class Run(RunFolder):
             )
         return self._clip
 
-    def _check_list(self) -> None:
+    def _check_list(self, dataset: Dataset) -> None:
         """The list of images and tags is part of a run: another one is refused."""
         digest = hashlib.sha256()
-        for sample in self._dataset.samples:
+        for sample in dataset.samples:
             digest.update(json.dumps([sample.id, *sample.tags]).encode())
-        digest.update(json.dumps(self._dataset.classes.names).encode())
+        digest.update(json.dumps(dataset.classes.names).encode())
         data = {
             "hash": digest.hexdigest(),
-            "images": len(self._dataset.samples),
+            "images": len(dataset.samples),
             "split": split_of(self.config.data),
-            "problems": list(self._dataset.problems),
+            "problems": list(dataset.problems),
         }
         known = self.record().get("data", {}).get("hash")
         if known not in (None, data["hash"]) and (self.folder / STAGE_FOLDERS["prototypes"]).exists():

@@ -120,7 +120,7 @@ class Portions:
     so. The results are those of a smaller batch.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._most: dict[tuple[int, int], int] = {}
         self._lock = threading.Lock()
 
