@@ -110,3 +110,25 @@ def test_a_mirror_of_a_mirror(made):
 
 def test_no_truth_comes_here():
     assert "read_mask" not in inspect.getsource(bench)
+
+
+def test_features_beyond_the_budget_are_made_again_and_change_nothing(clip, made, config, monkeypatch):
+    calls = []
+    monkeypatch.setattr(bench, "encode", lambda *given, real=bench.encode: calls.append(1) or real(*given))
+    wanted, size = made.refined(config), made._shelf.held
+    assert len(calls) == 3 and size > 0
+    for most, count in ((0, 12), (size - 1, 6)):  # four passes over three batches
+        calls.clear()
+        small = Bench(clip, made.classes, made.views, shelf=bench.Shelf(most))
+        for one, other in zip(small.refined(config), wanted, strict=True):
+            assert torch.equal(one, other)
+        assert len(calls) == count and small._shelf.held <= most
+
+
+def test_the_shelf_makes_room_by_what_is_not_asked_for(clip, made, config):
+    made.text_seeds(config)
+    one = made._shelf.get((id(made), config.clip), (0, 1))
+    shelf = bench.Shelf(2 * bench.bytes_of(one))
+    for setting, members in (("a", (0,)), ("a", (1,)), ("a", (2,)), ("b", (0,))):
+        shelf.put(setting, members, one)
+    assert shelf.get("b", (0,)) is one and shelf.get("a", (0,)) is None and shelf.held == bench.bytes_of(one)

@@ -83,7 +83,8 @@ def test_the_opinion_is_the_same_for_every_setting_that_is_tuned(clip, drawn):
 def test_votes_of_every_maker_are_shares(bench):
     config = committee.settled(bench, preset("scenes"))
     for maker in (committee._gradcam_of(bench, config), committee._similarity, committee._patches):
-        for one, view in zip(maker(bench, config), bench.views, strict=True):
+        shares = bench.each(config.clip, lambda *given, maker=maker: maker(bench, config, *given))
+        for one, view in zip(shares, bench.views, strict=True):
             assert one.shape == (len(view.tags) + 1, SIDE, SIDE)
             assert (one >= 0).all() and torch.allclose(one.sum(dim=0), torch.ones(SIDE, SIDE), atol=1e-5)
 

@@ -218,20 +218,38 @@ class Bench:
         if config.prototypes.kind == "text":
             return self.text_seeds(config)
 
-        def make() -> Cams:
-            return self._seeds(self.lesson(config).vision, 1 / config.prototypes.image_temperature, config)
+        return self.once("seeds", self._learned_from(config), lambda: self._seeds(*self.table(config), config))
 
-        return self.once("seeds", self._learned_from(config), make)
+    def table(self, config: Config) -> tuple[Float[Tensor, "P D"], float]:
+        """The prototypes that the configuration asks seeds from, on the CLIP's device, and their cosines' scale."""
+        if config.prototypes.kind == "text":
+            return self.text(config), self.clip.logit_scale
+        vision = self.lesson(config).vision.to(self.clip.device)
+        return vision, 1 / config.prototypes.image_temperature
 
     def refined(self, config: Config) -> Cams:
         """These seeds, spread along the attention."""
         key = (config.clip, config.prompts, config.seeds, config.prototypes, config.refine)
         return self.once("refined", key, lambda: self._refine(self.seeds(config), config))
 
-    def refined_with(self, table: Float[Tensor, "P D"], config: Config) -> Cams:
-        """Refined seeds from vision prototypes that were learned elsewhere."""
-        seeds = self._seeds(table, 1 / config.prototypes.image_temperature, config)
-        return self._refine(seeds, config)
+    def refined_with(self, table: Float[Tensor, "P D"], scale: float, config: Config) -> Cams:
+        """Refined seeds from prototypes that were learned elsewhere, in one pass that keeps nothing else.
+
+        Args:
+            scale: of the cosines: CLIP's own for text prototypes, 1/τI for vision prototypes.
+        """
+        table = table.to(self.clip.device)
+        return self.each(
+            config.clip, lambda members, features: self.refined_of(members, features, table, scale, config)
+        )
+
+    def refined_of(
+        self, members: tuple[int, ...], features: Features, table: Float[Tensor, "P D"], scale: float, config: Config
+    ) -> list[Float[Tensor, "_ h w"]]:
+        """The same of some images, by their features and a table on the device of the CLIP."""
+        tags = [self.views[number].tags for number in members]
+        cams = seed_maps(self.clip, features, tags, table, len(self.classes), scale, config.seeds.kind)
+        return refine_maps(features.attention, cams, config.refine)
 
     # ------------------------------------------------------------------ masks
 
@@ -245,7 +263,7 @@ class Bench:
         exponent = config.labels.background_exponent
         maps = {"text": self.text_seeds, "vision": self.seeds, "refined": self.refined}
         made: dict[str, tuple] = {
-            name: tuple(self._drawn(lambda cam, view: label_map(cam.cpu(), view, exponent)[0], maps[name](config)))
+            name: tuple(self.drawn(lambda cam, view: label_map(cam.cpu(), view, exponent)[0], maps[name](config)))
             for name in stages
             if name in maps
         }
@@ -268,13 +286,13 @@ class Bench:
             _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
             return pseudo_mask(scores, view, config.labels, config.crf)
 
-        pairs = self._drawn(make, self.refined(config))
+        pairs = self.drawn(make, self.refined(config))
         return tuple(one for one, _ in pairs), tuple(one for _, one in pairs)
 
-    def _drawn(self, make: Callable[[Tensor, View], _T], cams: Cams) -> list[_T]:
+    def drawn(self, make: Callable[[Tensor, View], _T], maps: Sequence[Tensor]) -> list[_T]:
         """`make` of each image's maps and view, as many at once as there are workers."""
         with one_core_each(), threads(self.workers) as pool:
-            return list(pool.map(make, cams, self.views))
+            return list(pool.map(make, maps, self.views))
 
 
 def _refuse(_: int, error: VplError) -> None:

@@ -18,7 +18,7 @@ from vpl.classes import IGNORE
 from vpl.config import Config
 from vpl.edges.datasets import Sample
 from vpl.errors import VplError
-from vpl.judge.bench import Bench, Cams
+from vpl.judge.bench import Bench, Cams, Shelf
 from vpl.method import metrics, refine, signs
 from vpl.method.masks import label_map
 from vpl.runs.files import read_evaluations, read_json, read_map, read_prototypes, read_truth, write_json
@@ -40,12 +40,12 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     true: dict[str, list[float]] = defaultdict(list)
     done = [sample for sample in run.dataset.samples if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
     for sample in evenly(done, LOOKED):
-        maps = {name: _mask(run, name, sample) for name in ("seeds/refined", "seeds/crf", "labels")}
-        _add(free, signs.of_maps(maps["seeds/refined"], maps["seeds/crf"], maps["labels"], _labels(run, sample)))
-        truth = read_truth(sample)
-        last = maps["labels"] if maps["seeds/crf"] is None else maps["seeds/crf"]
+        seeds = read_map(run.folder / "seeds/refined" / f"{sample.id}.png")
+        likely, mask = (_mask(run, name, sample) for name in ("seeds/crf", "labels"))
+        _add(free, signs.of_maps(seeds, likely, mask, _labels(run, sample)))
+        truth, last = read_truth(sample), mask if likely is None else likely
         if truth is not None and last is not None and truth.shape == last.shape:
-            _add(true, signs.against_truth(maps["seeds/refined"], last, truth))
+            _add(true, signs.against_truth(seeds, last, truth))
     right = read_json(run.folder / "prototypes.json").get("accuracy_vision")
     if isinstance(right, (int, float)):
         free["tag consistency"].append(right)
@@ -89,7 +89,7 @@ def _look_again(
         return
     stored = read_prototypes(run.folder / "prototypes.safetensors", run.clip.dim)
     config = run.config
-    bench = Bench(run.clip, run.classes, views, run.image_workers)
+    bench = Bench(run.clip, run.classes, views, run.image_workers, Shelf(0))  # each pass is another look
     larger = config.with_values({"clip.scale": config.clip.scale * LARGER})
     own = _maps(bench, stored, config)
     mirrored = tuple(one.flip(2) for one in _maps(bench.mirrored(), stored, config))
@@ -111,8 +111,8 @@ def _look_again(
 def _maps(bench: Bench, stored: dict[str, torch.Tensor], config: Config) -> Cams:
     """Refined seeds from the prototypes that the run stored."""
     if config.prototypes.kind == "text":
-        return bench.refined(config)
-    return bench.refined_with(stored["vision"], config)
+        return bench.refined_with(stored["text"], bench.clip.logit_scale, config)
+    return bench.refined_with(stored["vision"], 1 / config.prototypes.image_temperature, config)
 
 
 def _train_val_gap(evaluations: Sequence[dict]) -> float | None:

@@ -24,10 +24,11 @@ from torch import Tensor
 
 from vpl.clip.model import Features
 from vpl.config import Config
-from vpl.judge.bench import Bench, Cams
+from vpl.judge.bench import Bench
 from vpl.method import refine
 from vpl.method.masks import pseudo_mask
 from vpl.method.metrics import Confusion
+from vpl.method.views import View
 
 SCALES = (0.75, 1.0, 1.25, 1.5)
 """Of the encoder, times the configured one."""
@@ -39,6 +40,8 @@ VALUES: dict[str, float] = {"prototypes.phi": 0.5, "refine.box_threshold": 0.4, 
 """Its values of what is tuned, so that its opinion does not depend on the setting that it judges."""
 Votes = list[Float[Tensor, "L H W"]]
 """For each image the shares of [background; tags]."""
+Maker = Callable[[Bench, Config, tuple[int, ...], Features], Votes]
+"""Bench, configuration, numbers of some of its images and their features -> what one maker says of them."""
 
 
 def settled(bench: Bench, config: Config) -> Config:
@@ -51,26 +54,30 @@ def opinion(bench: Bench, config: Config) -> tuple[UInt8[np.ndarray, "height wid
     """The committee's label map of each image, at the sizes that the views name; the same for every setting."""
     config = settled(bench, config)
 
-    def make() -> tuple:
-        pairs = zip(votes(bench, config), bench.views, strict=True)
-        return tuple(pseudo_mask(one, view, config.labels, config.crf)[0] for one, view in pairs)
+    def one(shares: Float[Tensor, "L H W"], view: View) -> UInt8[np.ndarray, "height width"]:
+        return pseudo_mask(shares, view, config.labels, config.crf)[0]
 
-    return bench.once("opinion", config, make, most=1)
+    return bench.once("opinion", config, lambda: tuple(bench.drawn(one, votes(bench, config))), most=1)
 
 
 def votes(bench: Bench, config: Config) -> Votes:
-    """The mean of the looks' label shares for each image."""
-    makers: list[Callable[[Bench, Config], Votes]] = [_gradcam_of(bench, config), _similarity, _patches]
-    if len(bench.text(config)) == len(bench.classes):
-        makers.pop()  # without background words every patch would be a tag's
+    """The mean of the looks' label shares for each image; the encoder sees an image once for each scale and mirror."""
+    makers = [_gradcam_of(bench, config), _similarity]
+    if len(bench.text(config)) > len(bench.classes):
+        makers.append(_patches)  # without background words every patch would be a tag's
+    count = 2 * len(SCALES) * len(makers)
     found = [torch.zeros(len(view.tags) + 1, *view.image.shape[:2]) for view in bench.views]
     for mirrored in (False, True):
         twin = bench.mirrored() if mirrored else bench
         for scale in SCALES:
             seen = config.with_values({"clip.scale": config.clip.scale * scale})
-            for maker in makers:
-                for total, one in zip(found, maker(twin, seen), strict=True):
-                    total += (one.flip(2) if mirrored else one) / (2 * len(SCALES) * len(makers))
+            looks = twin.passed(
+                seen.clip, lambda *given, twin=twin, seen=seen: [one(twin, seen, *given) for one in makers]
+            )
+            for members, shares in looks:
+                for look in shares:
+                    for number, one in zip(members, look, strict=True):
+                        found[number] += (one.flip(2) if mirrored else one) / count
     return found
 
 
@@ -100,46 +107,40 @@ def agreement(
 
 
 # --------------------------------------------------------------------------------------------------------------- makers
-def _gradcam_of(bench: Bench, config: Config) -> Callable[[Bench, Config], Votes]:
+def _gradcam_of(bench: Bench, config: Config) -> Maker:
     """The configured seeds, from prototypes that are learned once, on the images as they are."""
-    vision = bench.lesson(config).vision if config.prototypes.kind == "vision" else None
+    table, scale = bench.table(config)
 
-    def make(twin: Bench, seen: Config) -> Votes:
-        maps = twin.refined(seen) if vision is None else twin.refined_with(vision, seen)
-        return _shares(maps, twin)
+    def make(twin: Bench, seen: Config, members: tuple[int, ...], features: Features) -> Votes:
+        return _shares(twin, members, twin.refined_of(members, features, table, scale, seen))
 
     return make
 
 
-def _similarity(twin: Bench, seen: Config) -> Votes:
-    return _shares(twin.refined(seen.with_values({"prototypes.kind": "text", "seeds.kind": "similarity"})), twin)
+def _similarity(twin: Bench, seen: Config, members: tuple[int, ...], features: Features) -> Votes:
+    """Each patch's cosine with its tag's text prototype."""
+    seen = seen.with_values({"seeds.kind": "similarity"})
+    return _shares(twin, members, twin.refined_of(members, features, twin.text(seen), 1.0, seen))
 
 
-def _patches(twin: Bench, seen: Config) -> Votes:
+def _patches(twin: Bench, seen: Config, members: tuple[int, ...], features: Features) -> Votes:
     """Softmax over the image's tags and the background words of each patch's cosines, at CLIP's own temperature."""
-    table, count = twin.text(seen), len(twin.classes)
-
-    def one(number: int, patches: Float[Tensor, "hw D"], grid: tuple[int, int]) -> Float[Tensor, "L H W"]:
+    table, count, found = twin.text(seen), len(twin.classes), []
+    for number, patches in zip(members, F.normalize(features.patches, dim=2), strict=True):
         tags = list(twin.views[number].tags)
-        patches = F.normalize(patches, dim=1)
         rows = table[[*tags, *range(count, len(table))]].to(patches)
         likely = (twin.clip.logit_scale * patches @ rows.T).softmax(dim=1)
         background = likely[:, len(tags) :].sum(dim=1, keepdim=True)
-        shares = torch.cat([background, likely[:, : len(tags)]], dim=1).T.unflatten(1, grid)
-        return refine.upsample(shares.float(), twin.views[number].image.shape[:2]).cpu()
-
-    def make(members: tuple[int, ...], features: Features) -> Votes:
-        pairs = zip(members, features.patches, strict=True)
-        return [one(number, patches, features.grid) for number, patches in pairs]
-
-    return list(twin.each(seen.clip, make))
+        shares = torch.cat([background, likely[:, : len(tags)]], dim=1).T.unflatten(1, features.grid)
+        found.append(refine.upsample(shares.float(), twin.views[number].image.shape[:2]).cpu())
+    return found
 
 
-def _shares(maps: Cams, twin: Bench) -> Votes:
+def _shares(twin: Bench, members: tuple[int, ...], cams: Sequence[Float[Tensor, "_ h w"]]) -> Votes:
     """Label shares of seeds, mean over the background exponents."""
     found = []
-    for cam, view in zip(maps, twin.views, strict=True):
-        full = refine.upsample(cam.float(), view.image.shape[:2]).cpu()
+    for number, cam in zip(members, cams, strict=True):
+        full = refine.upsample(cam.float(), twin.views[number].image.shape[:2]).cpu()
         rest, total = (1 - full.amax(dim=0)).clamp(min=0), full.sum(dim=0)
         backgrounds = torch.stack([rest**exponent for exponent in EXPONENTS])
         sums = (backgrounds + total).clamp(min=1e-6)

@@ -70,9 +70,7 @@ def consent(bench: Bench, config: Config) -> np.ndarray:
 
 def with_same_prototypes(bench: Bench, other: Bench, config: Config, seen: Config) -> tuple[Tensor, ...]:
     """Refined seeds of `other` as `seen` has them, from the prototypes that `bench` learned under `config`."""
-    if config.prototypes.kind == "text":
-        return other.refined(seen)
-    return other.refined_with(bench.lesson(config).vision, seen)
+    return other.refined_with(*bench.table(config), seen)
 
 
 # --------------------------------------------------------------------------------------------------------------- search

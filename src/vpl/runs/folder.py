@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 from filelock import BaseFileLock
 
@@ -29,6 +29,7 @@ from vpl.errors import RunError, VplError
 from vpl.runs.files import NUMBER, damaged, read_evaluations, read_json, write_json
 
 log = logging.getLogger("vpl")
+Folder = TypeVar("Folder", bound="RunFolder")
 
 STAGE_OF_SECTION = {
     "": "prototypes",
@@ -94,7 +95,7 @@ class RunFolder:
             raise
         log.addHandler(self._handler)
 
-    def __enter__(self) -> Self:
+    def __enter__(self: Folder) -> Folder:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -412,7 +412,7 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _quiet(ray: ModuleType):
+def _quiet(ray: ModuleType) -> ModuleType:
     """Ray Data without its own progress bars and notes; every row that a worker yields comes at once."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
