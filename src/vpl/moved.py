@@ -10,7 +10,7 @@ import importlib.abc
 import importlib.util
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -33,7 +33,7 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     """Finds `vpl.NAME` of `HOMES` as the module that it has become: one module under two names."""
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+        self, fullname: str, path: Iterable[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The spec of a module of `HOMES`; None for every other name."""
         package, _, name = fullname.rpartition(".")
