@@ -38,7 +38,7 @@ def test_regions_of_by_hand():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", scores.SCORES.keys() - {"committee"})
+@pytest.mark.parametrize("name", sorted(scores.SCORES.keys() - {"committee"}))
 def test_every_score_gives_one_number_per_image(bench, name):
     found = scores.SCORES[name](bench, preset("scenes"))
     assert found.shape == (4,) and np.isfinite(found).all()
