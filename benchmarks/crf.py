@@ -28,8 +28,8 @@ from PIL import Image
 
 from vpl.clip.model import FrozenClip
 from vpl.config import preset
-from vpl.judge.ablate import Scenes
 from vpl.judge.bench import Bench
+from vpl.judge.material import Scenes
 from vpl.method.crf import dense_crf, dense_crfs
 from vpl.method.metrics import Confusion
 

@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from vpl.edges.storage import write_text_atomic
-from vpl.judge.ablate import Ablated
+from vpl.judge.ablated import Ablated
 from vpl.judge.ablations import ROW_NAMES
-from vpl.judge.tune import CHOSEN
 
 HERE = Path(__file__).parent
 RAW = HERE / "evidence"
+USED = "committee"
+"""The score that vpl tune follows (scores.py)."""
 PEERS = ("baselines",)
 BROAD = ("temperature", "labels", "regions", "refine")
 """Ablations over several styles, as those of the peers; the others run on the first one."""
@@ -145,27 +146,20 @@ def ranking() -> list[str]:
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     chosen, kept = [], []
     for key in keys:
-        parts = [tree["scores"][key][name] for name in CHOSEN[key]]
-        sums = [[_units(row["score"]) for row in rows] for rows in zip(*parts, strict=True)]
-        truths = [row["miou"] for row in parts[0]]
-        picks = [int(np.argmax(np.sum(one, axis=0))) for one in sums]
+        rows = tree["scores"][key][USED]
+        truths = [row["miou"] for row in rows]
+        picks = [int(np.argmax(row["score"])) for row in rows]
         chosen.append(f"{np.mean([max(m) - m[place] for m, place in zip(truths, picks, strict=True)]):.1f}")
-        own = parts[0][0]["values"].index(tree["around"][key])
+        own = rows[0]["values"].index(tree["around"][key])
         kept.append(f"{np.mean([max(m) - m[own] for m in truths]):.1f}")
     lines += [
         "| **used by `vpl tune`** | " + " | ".join(chosen) + " |",
         "| the value they are varied around | " + " | ".join(kept) + " |",
         "",
-        "Used: " + "; ".join(f"{key}: {' + '.join(CHOSEN[key])}" for key in keys) + ". evidence (vision) is METHOD 8's "
+        "Used: " + "; ".join(f"{key}: {USED}" for key in keys) + ". evidence (vision) is METHOD 8's "
         "score as it stands.",
     ]
     return [*lines, ""]
-
-
-def _units(values: Sequence[float]) -> np.ndarray:
-    """Scores in units of their spread."""
-    values = np.array(values)
-    return (values - values.mean()) / max(values.std(), 1e-9)
 
 
 def distances() -> list[str]:

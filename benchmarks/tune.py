@@ -23,8 +23,9 @@ from scipy import stats
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
 from vpl.edges.storage import write_text_atomic
-from vpl.judge import ablate, committee, tune
+from vpl.judge import committee, tune
 from vpl.judge.bench import Bench
+from vpl.judge.material import ImageSet, Scenes
 from vpl.method.metrics import Confusion
 from vpl.scenes.styles import STYLES
 
@@ -47,7 +48,7 @@ SIZES = {"rank": (2, 32), "distance": (3, 60)}
 """Sets of each kind of scenes, and scenes of a set, unless the command line names others."""
 
 
-def miou(bench: Bench, material: ablate.ImageSet, config: Config) -> float:
+def miou(bench: Bench, material: ImageSet, config: Config) -> float:
     """Of the refined seeds after the CRF, in percent."""
     confusion = Confusion(len(material.classes) + 1)
     for truth, mask in zip(material.truths, bench.masks(config, ("crf",))["crf"], strict=True):
@@ -55,10 +56,10 @@ def miou(bench: Bench, material: ablate.ImageSet, config: Config) -> float:
     return 100 * confusion.miou()
 
 
-def opened(clip: FrozenClip, style: str, number: int, count: int, side: int) -> tuple[Bench, ablate.ImageSet]:
+def opened(clip: FrozenClip, style: str, number: int, count: int, side: int) -> tuple[Bench, ImageSet]:
     base, _, _ = style.partition(",")
     STYLES[style] = dataclasses.replace(STYLES[base], name=style, **(RANKED | OTHERS)[style])
-    material = ablate.Scenes(style, count, side).load(number)
+    material = Scenes(style, count, side).load(number)
     return Bench(clip, material.classes, material.views), material
 
 

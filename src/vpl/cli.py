@@ -438,11 +438,12 @@ def _ablate(given: argparse.Namespace) -> int:
         given.preset = "scenes"
     config = _config(given)
     from vpl.judge import ablate, ablations
+    from vpl.judge.material import STYLE, OwnData, Scenes
 
     if config.data.images:
-        sources: list[ablate.OwnData | ablate.Scenes] = [ablate.OwnData(config, given.sets, given.count)]
+        sources: list[OwnData | Scenes] = [OwnData(config, given.sets, given.count)]
     else:
-        sources = [ablate.Scenes(style, given.count, given.side) for style in given.styles or [ablate.STYLE]]
+        sources = [Scenes(style, given.count, given.side) for style in given.styles or [STYLE]]
     wanted = ablations.chosen(given.names, given.by)
     for made in ablate.ablate(
         given.folder, wanted, config, sources, sets=given.sets, device=given.device, workers=given.image_workers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-import sys
+from xml.etree import ElementTree
 
 import pytest
 
@@ -13,8 +13,9 @@ from vpl.cli import _bar, main
 from vpl.config import preset
 from vpl.errors import DataError
 from vpl.judge import ablate
-from vpl.judge.ablate import Ablated, Cell, Claim, Scenes
+from vpl.judge.ablated import Ablated, Cell, Claim
 from vpl.judge.ablations import ABLATIONS, NETWORK, Ablation, Setting, crossed, sweep
+from vpl.judge.material import OwnData, Scenes
 from vpl.scenes.tree import write_tree
 
 TINY = Scenes("demo", count=3, side=40)
@@ -33,7 +34,7 @@ def done(tmp_path_factory):
 
 def test_table_csv_and_markdown(done):
     folder, result = done
-    assert [path.name for path in result.files] == ["phi.csv", "phi.md", "phi.json", "phi.png"]
+    assert [path.name for path in result.files] == ["phi.csv", "phi.md", "phi.svg", "phi.json"]
     with (folder / "phi.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * len(result.stages), "settings, sets, stages"
@@ -41,7 +42,8 @@ def test_table_csv_and_markdown(done):
     text = (folder / "phi.md").read_text()
     assert "mean ± std over 2 sets of 3 images" in text and "0.5 (default)" in text and "0.3 (paper)" in text
     assert result.sentence in text and result.sentence in str(result)
-    assert (folder / "phi.png").read_bytes()[:4] == b"\x89PNG"
+    picture = ElementTree.parse(folder / "phi.svg").getroot()
+    assert picture.get("aria-label") == "phi: refined + CRF"
 
 
 def test_the_result_as_data_says_the_same(done):
@@ -128,29 +130,20 @@ def test_a_grid_gives_a_heat_map(tmp_path):
     two = sweep("exponent", "Which?", "labels.background_exponent", (1.0, 2.0))
     result = made(tmp_path, [crossed(PAIR, two)])[0]
     assert result.default == "0.5 | 2" and len(result.ablation.settings) == 4
-    assert (tmp_path / "phi-by-exponent.png").exists()
-
-
-def test_without_matplotlib_the_rest_is_there(done, monkeypatch):
-    folder, _ = done
-    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    (folder / "phi.png").unlink(missing_ok=True)
-    result = made(folder)[0]
-    assert "vpl-seg[plots]" in result.notes[0] and not (folder / "phi.png").exists()
-    assert (folder / "phi.csv").exists()
+    assert (tmp_path / "phi-by-exponent.svg").exists()
 
 
 def test_own_data_in_parts_that_share_no_image(tmp_path):
     tree = write_tree(tmp_path / "tree", {"train": 7}, seed=1, size=40)
     paths = {"images": tree / "images" / "train", "tags": tree / "train.csv", "masks": tree / "masks" / "train"}
     config = preset("scenes").with_values({f"data.{key}": str(path) for key, path in paths.items()})
-    parts = [ablate.OwnData(config, 2, 3).load(number) for number in (0, 1)]
+    parts = [OwnData(config, 2, 3).load(number) for number in (0, 1)]
     seen = [{view.image.tobytes() for view in part.views} for part in parts]
     assert len(seen[0]) == len(seen[1]) == 3 and not seen[0] & seen[1]
-    assert len(ablate.OwnData(config, 3, 5).load(2).views) == 5, "too few images: parts may share some"
+    assert len(OwnData(config, 3, 5).load(2).views) == 5, "too few images: parts may share some"
     without = config.with_values({"data.masks": ""})
     with pytest.raises(DataError, match="--masks"):
-        ablate.OwnData(without, 2, 3).load(0)
+        OwnData(without, 2, 3).load(0)
 
 
 def test_the_network_ablation(tmp_path):

@@ -12,7 +12,7 @@ from vpl.classes import ClassSet
 from vpl.config import CrfConfig, DecoderConfig, PredictConfig
 from vpl.errors import ConfigError, ModelError
 from vpl.network.card import Card
-from vpl.network.head import Decoder, Seen, to_pixels
+from vpl.network.head import Decoder, Sight, to_pixels
 from vpl.network.student import Student, is_student
 
 SMALL = DecoderConfig(width=16, blocks=2, heads=4)
@@ -23,7 +23,7 @@ def features(blocks=3, count=2, tokens=12, width=10):
     return tuple(torch.randn(count, tokens, width, generator=generator) for _ in range(blocks))
 
 
-class Given(Seen):
+class Given(Sight):
     """Features as they are given, without an encoder."""
 
     def __init__(self, blocks, grid):
@@ -120,7 +120,7 @@ def test_errors_say_what_to_do():
     with pytest.raises(ModelError, match=r"features of 2 blocks; expected 3. Use the CLIP that it was trained with"):
         answer(decoder(), features(blocks=2))
     with pytest.raises(ModelError, match=r"reads the features of a CLIP, and none was given"):
-        decoder()(Seen(torch.zeros(1, 3, 8, 8), None))
+        decoder()(Sight(torch.zeros(1, 3, 8, 8), None))
     with pytest.raises(ConfigError, match=r"decoder.network is 'unet'; expected decoder, or hf:<name or folder>"):
         is_student(DecoderConfig(network="unet"))
     assert is_student(DecoderConfig(network="hf:some/name")) and not is_student(SMALL)
@@ -141,11 +141,11 @@ def segformer_folder(tmp_path_factory):
 def test_student_from_a_configuration_folder_and_from_its_description(segformer_folder):
     student = Student.pretrained(f"hf:{segformer_folder}", classes=4).eval()
     pixels = torch.randn(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
-    logits = student(Seen(pixels, None)).logits
+    logits = student(Sight(pixels, None)).logits
     assert logits.shape == (2, 5, 10, 14)
     again = Student.from_description(json.loads(json.dumps(student.describe()))).eval()
     again.load_state_dict(student.state_dict())
-    assert torch.equal(again(Seen(pixels, None)).logits, logits)
+    assert torch.equal(again(Sight(pixels, None)).logits, logits)
 
 
 def test_student_errors(tmp_path):

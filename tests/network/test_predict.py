@@ -21,7 +21,7 @@ from vpl.edges.datasets import Sample
 from vpl.errors import ConfigError, DataError, ModelError
 from vpl.method import crf
 from vpl.network import predict, train
-from vpl.network.head import Seen
+from vpl.network.head import Sight
 from vpl.network.predict import SINGLE, Protocol, predict_folder
 
 FULL = Protocol((0.75, 1.0), flip=True, crf=True)
@@ -243,7 +243,7 @@ def test_a_student_needs_no_clip(tiny_clip, items, tmp_path):
     assert windowed.predict(image).shape == (50, 70)
     with torch.no_grad():
         pixels = images.to_pixels(image, 8, student.card.mean, student.card.std)[None]
-        expected = F.interpolate(student._head(Seen(pixels, None)).logits, (50, 70), mode="bilinear")[0].argmax(0)
+        expected = F.interpolate(student._head(Sight(pixels, None)).logits, (50, 70), mode="bilinear")[0].argmax(0)
     assert np.array_equal(student.predict(image), expected.numpy())
 
 

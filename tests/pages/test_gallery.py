@@ -38,7 +38,7 @@ def own_run(tmp_path) -> Path:
 
 
 def test_cards_hold_every_step_and_the_iou_of_the_last(made):
-    cards = {card.id: card for card in made.cards}
+    cards = {one.id: one for one in made.exhibits}
     assert list(cards) == [*TRAIN, *VAL]
     assert [pane.title for pane in cards["a9"].panes] == [
         "Text seeds",
@@ -60,7 +60,7 @@ def test_cards_hold_every_step_and_the_iou_of_the_last(made):
 
 
 def test_the_masks_in_the_page_are_the_masks_of_the_run(made):
-    pane = next(card for card in made.cards if card.id == "a9").panes[-1]
+    pane = next(card for card in made.exhibits if card.id == "a9").panes[-1]
     with Image.open(io.BytesIO(base64.b64decode(pane.uri.partition(",")[2]))) as picture:
         colors = np.array(picture.convert("RGBA"))
     assert colors.shape == (20, 30, 4)
@@ -71,17 +71,17 @@ def test_the_masks_in_the_page_are_the_masks_of_the_run(made):
 
 def test_moved_images_leave_their_masks_in_the_gallery(own_run):
     (own_run.parent / "data" / "images" / "a9.png").write_bytes(b"no image")
-    card = next(card for card in gallery_of(own_run).cards if card.id == "a9")
+    card = next(card for card in gallery_of(own_run).exhibits if card.id == "a9")
     assert card.photo == "" and "a9.png" in card.problem and len(card.panes) == 6
     shutil.rmtree(own_run.parent / "data" / "images")
     made = gallery_of(own_run)
-    assert [card.id for card in made.cards] == list(VAL)
+    assert [one.id for one in made.exhibits] == list(VAL)
     assert "The training images can't be listed" in made.note
 
 
 def test_a_large_run_is_bounded_and_keeps_the_worst(run_folder):
     made = gallery_of(run_folder, most=4)
-    assert [card.id for card in made.cards] == [TRAIN[0], "a1", *VAL]  # a1 has no object at all: the lowest IoU
+    assert [one.id for one in made.exhibits] == [TRAIN[0], "a1", *VAL]  # a1 has no object at all: the lowest IoU
     assert "2 of the 4 images of train are here" in made.note
 
 

@@ -45,14 +45,14 @@ def test_what_was_run(data):
     assert facts["CLIP"] == "pocket" and facts["CLIP weights hash"] == "c" * 16
     assert facts["Device"] == "cpu · float32" and facts["Seed"] == "3"
     assert ("torch", "2.13.0") in data.versions
-    assert data.stages == (report.Stage("prototypes", 2.0, 4, 2.0), report.Stage("train", 192.4, 40, None))
+    assert data.stages == (report.StageTime("prototypes", 2.0, 4, 2.0), report.StageTime("train", 192.4, 40, None))
     assert data.failures == (report.Failure(EVIL_FILE, "the image is damaged; replace the file."),)
     assert data.problems == ("line 7: unknown tag 'dgo'.",)
 
 
 def test_settings_are_those_that_differ(data):
     by_key = {one.key: one for one in data.settings}
-    assert by_key["prototypes.phi"] == report.Setting(
+    assert by_key["prototypes.phi"] == report.Changed(
         "prototypes.phi", "0.4", "0.5", "ours", "Φ: a tag's region is where its text seed is above this"
     )
     assert by_key["seed"].value == "3" and by_key["seed"].default == "0"
@@ -78,7 +78,7 @@ def test_curves_are_the_numeric_columns(data):
 
 
 def test_signs_need_no_truth(data):
-    signs = {sign.name: sign.value for sign in data.signs}
+    signs = {name: sign.value for name, sign in data.signs}
     assert signs["Tag rank"] == 0.92 and signs["Agreement"] == 0.81 and "CRF change" not in signs
     assert signs["Tags without a pixel"] == pytest.approx(1 / 4)
     assert signs["Ignored pixels"] == pytest.approx(15 / 600 * 3 / 4)
@@ -88,17 +88,17 @@ def test_what_was_measured_over_the_whole_run_replaces_what_the_gallery_counted(
     metrics = json.loads((own_run / "metrics.json").read_text())
     metrics["label_free"]["ignored pixels"] = {"value": 0.5, "meaning": "Measured.", "advice": ""}
     (own_run / "metrics.json").write_text(json.dumps(metrics))
-    assert [(one.value, one.meaning) for one in report.collect(own_run).signs if one.name == "Ignored pixels"] == [
+    assert [(one.value, one.meaning) for name, one in report.collect(own_run).signs if name == "Ignored pixels"] == [
         (0.5, "Measured.")
     ]
 
 
 def test_signs_that_ask_for_something_come_first(data, page):
-    assert [(one.name, one.value, one.advice) for one in data.with_truth] == [
+    assert [(name, one.value, one.advice) for name, one in data.with_truth] == [
         ("Co-occurrence", 0.375, "Add <words>."),
         ("Completeness", 0.625, ""),
     ]
-    asking = [bool(one.advice) for one in data.signs]
+    asking = [bool(one.advice) for _, one in data.signs]
     assert asking == sorted(asking, reverse=True) and asking.count(True) == 2  # agreement, tags without a pixel
     assert page.count('class="bad"') == 3 and page.count('class="todo"') == 3
     assert "1 of 2 asks for something to be done and comes first." in page
@@ -112,7 +112,7 @@ def test_signs_that_ask_for_something_come_first(data, page):
 def test_a_clip_that_does_not_know_the_photographs_is_told(own_run):
     record = json.loads((own_run / "run.json").read_text())
     (own_run / "run.json").write_text(json.dumps(record | {"tag_rank": 0.55}))
-    rank = next(one for one in report.collect(own_run).signs if one.name == "Tag rank")
+    rank = dict(report.collect(own_run).signs)["Tag rank"]
     assert rank.value == 0.55 and "clip.model" in rank.advice
 
 
@@ -125,7 +125,7 @@ def test_failures_that_were_not_measured_yet_are_told(own_run):
 
 def test_without_truth_the_page_says_what_can_be_judged(tmp_path):
     data = report.collect(make_run(tmp_path, masks=False))
-    assert data.evaluations == () and all(card.iou is None for card in data.cards)
+    assert data.evaluations == () and all(one.iou is None for one in data.exhibits)
     assert "no IoU can be computed" in data.absent["evaluation"]
     page = report.render(data)
     assert data.absent["evaluation"] in page

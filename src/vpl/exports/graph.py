@@ -28,7 +28,7 @@ from vpl.clip.block import plainly
 from vpl.clip.model import FrozenClip
 from vpl.errors import ModelError
 from vpl.network.card import Card
-from vpl.network.head import Network, Seen, to_pixels
+from vpl.network.head import Network, Sight, to_pixels
 
 NETWORK_FILE = "network.onnx"
 OPSET = 18
@@ -75,7 +75,7 @@ class Graph(nn.Module):
         return labels[0, 0]
 
 
-class _Traced(Seen):
+class _Traced(Sight):
     """One image whose features come from the encoder's steps without a branch on the size."""
 
     def __init__(self, pixels: Float[Tensor, "1 3 H W"], grid: tuple[int, int], clip: FrozenClip | None):

@@ -26,7 +26,7 @@ from vpl.config import DecoderConfig
 from vpl.errors import ConfigError, ModelError
 
 
-class Seen:
+class Sight:
     """A batch as a network looks at it: pixels, and what the frozen encoder says of them, computed once when asked for.
 
     Args:
@@ -81,7 +81,7 @@ class Network(nn.Module):
     reads_clip = True
     """Whether it needs the frozen encoder to answer."""
 
-    def forward(self, seen: Seen) -> Answer:
+    def forward(self, seen: Sight) -> Answer:
         raise NotImplementedError
 
     def describe(self) -> dict[str, Any] | None:
@@ -114,7 +114,7 @@ class Decoder(Network):
         self.norm = nn.LayerNorm(config.width)
         self.classify = nn.Linear(config.width, classes + 1)
 
-    def forward(self, seen: Seen) -> Answer:
+    def forward(self, seen: Sight) -> Answer:
         """Logits on the patch grid: `logits` of `tokens`."""
         tokens = self.tokens(seen.blocks)
         return Answer(self.logits(tokens, seen.grid), tokens)

@@ -36,7 +36,7 @@ from vpl.method import crf
 from vpl.method.metrics import Confusion
 from vpl.network import hub
 from vpl.network.card import CARD_FILE, NETWORK_FOLDER, WEIGHTS_FILE, Card
-from vpl.network.head import Network, Seen, to_pixels
+from vpl.network.head import Network, Sight, to_pixels
 
 OVERLAP = 4
 """Neighbouring windows share at least one part in this many. [ours]"""
@@ -168,7 +168,7 @@ class Predictor:
         return total / counts
 
     def _look(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P gh gw"]:
-        return self._head(Seen(pixels, self._clip)).logits.float()
+        return self._head(Sight(pixels, self._clip)).logits.float()
 
 
 def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: str = "auto") -> Predictor:

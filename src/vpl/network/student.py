@@ -13,7 +13,7 @@ from torch import nn
 
 from vpl.config import DecoderConfig
 from vpl.errors import ConfigError, ModelError
-from vpl.network.head import Answer, Network, Seen
+from vpl.network.head import Answer, Network, Sight
 
 STUDENT_PREFIX = "hf:"
 
@@ -74,7 +74,7 @@ class Student(Network):
         """The architecture as plain values, enough to build it again without a download."""
         return self.model.config.to_dict()
 
-    def forward(self, seen: Seen) -> Answer:
+    def forward(self, seen: Sight) -> Answer:
         """Logits on the model's own output grid (SegFormer: a quarter of the pixels)."""
         return Answer(self.model(pixel_values=seen.pixels).logits)
 

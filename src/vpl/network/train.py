@@ -33,7 +33,7 @@ from vpl.errors import ConfigError, DataError, RunError
 from vpl.network import card, checkpoint, losses
 from vpl.network.crops import Crop, Item, Reader, crop_side, item_number, load_crop
 from vpl.network.curve import CurveFile, StepRecord
-from vpl.network.head import Network, Seen, to_pixels
+from vpl.network.head import Network, Sight, to_pixels
 from vpl.network.student import is_student
 from vpl.network.team import Team
 
@@ -228,7 +228,7 @@ def _losses(course: Course, step: int, crops: Sequence[Crop], labelled: int) -> 
         return torch.stack([getattr(crop, name) for crop in crops]).to(device)
 
     target, grid = stacked("target"), (crops[0].inside.shape[0], crops[0].inside.shape[1])
-    seen = Seen(stacked("pixels"), course.clip)
+    seen = Sight(stacked("pixels"), course.clip)
     with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
         answer = course.network(seen)
     logits = answer.logits.float()

@@ -9,12 +9,9 @@ Letters: H W pixels.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +20,7 @@ from PIL import Image
 
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import images, sheet, storage
+from vpl.edges import images, sheet, storage, templates
 from vpl.edges.datasets import Sample
 from vpl.errors import RunError, VplError
 from vpl.method.metrics import Confusion
@@ -58,7 +55,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Picture:
+class Compared:
     """One image: its score by run, how far they lie apart, and pictures (columns) as data URIs."""
 
     id: str
@@ -87,7 +84,7 @@ class Comparison:
     by_class_of: str
     compared: str
     measure: str
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Compared, ...]
 
     def __str__(self) -> str:
         width = max([len(f"{one.split}: {one.name}") for one in self.lines] + [24])
@@ -204,7 +201,7 @@ def _ids(folder: Path) -> set[str]:
 
 def _pictures(
     paths: Sequence[Path], stage: str, samples: Sequence[Sample], classes: ClassSet, pictured: int
-) -> tuple[str, tuple[Picture, ...]]:
+) -> tuple[str, tuple[Compared, ...]]:
     samples = evenly(samples, MOST_LOOKED)
     truth_known = all(one.mask is not None for one in samples)
     found = []
@@ -216,7 +213,7 @@ def _pictures(
         scores = tuple(_score(truth, mask, classes) for mask in masks)
         changed = max(float((masks[0] != mask).mean()) for mask in masks)
         apart = max(scores) - min(scores) if truth_known else changed
-        found.append(Picture(sample.id, sample.tags, scores, apart))
+        found.append(Compared(sample.id, sample.tags, scores, apart))
     found.sort(key=lambda one: (-one.apart, one.id))
     by_id = {one.id: one for one in samples}
     shown = [_with_cells(one, by_id[one.id], paths, stage, classes, truth_known) for one in found[:pictured]]
@@ -233,8 +230,8 @@ def _score(truth: UInt8[np.ndarray, "H W"], mask: UInt8[np.ndarray, "H W"], clas
 
 
 def _with_cells(
-    picture: Picture, sample: Sample, paths: Sequence[Path], stage: str, classes: ClassSet, truth_known: bool
-) -> Picture:
+    picture: Compared, sample: Sample, paths: Sequence[Path], stage: str, classes: ClassSet, truth_known: bool
+) -> Compared:
     """The picture with its cells: the photograph, the truth where there is one, each run's mask."""
     try:
         image = images.read_image(sample.image)
@@ -245,27 +242,20 @@ def _with_cells(
     palette = classes.palette()
     cells = [image] + [sheet.overlay(image, mask, palette) for mask in masks if mask.shape == image.shape[:2]]
     uris = tuple(map(_uri, cells)) if len(cells) == len(masks) + 1 else ()
-    return Picture(picture.id, picture.tags, picture.scores, picture.apart, uris)
+    return Compared(picture.id, picture.tags, picture.scores, picture.apart, uris)
 
 
 def _uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
     picture = Image.fromarray(image)
     picture.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return templates.data_uri(picture, "JPEG", quality=85)
 
 
 def render(data: Comparison) -> str:
     """The page: one HTML document with everything inside and no script. Every text is escaped."""
-    import jinja2
-
-    source = resources.files("vpl.pages").joinpath("templates/compare.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.1f}"
-    return environment.from_string(source).render(
+    return templates.render(
+        "pages",
+        "compare.html",
         data=data,
         truth=data.measure == "mIoU",
         scatters=[

@@ -6,8 +6,6 @@ Letters: H W pixels.
 
 from __future__ import annotations
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from vpl.classes import IGNORE, ClassSet
 from vpl.config import Config
 from vpl.edges.datasets import Sample
 from vpl.edges.images import read_image, read_mask, size_within
+from vpl.edges.templates import data_uri
 from vpl.errors import DataError, VplError
 from vpl.method import signs
 from vpl.method.metrics import Confusion
@@ -54,7 +53,7 @@ class Swatch:
 
 
 @dataclass(frozen=True)
-class Card:
+class Exhibit:
     """One gallery image. `photo` is a JPEG data URI, empty where the photograph can't be read (`problem` says why).
 
     `iou` is the mean IoU of the image's last mask (`scored`), in [0, 1]; None without truth. `ignored` is the share
@@ -78,9 +77,9 @@ class Card:
 
 @dataclass(frozen=True)
 class Gallery:
-    """The cards, what `signs.label_free` says of the pseudo-masks, and a sentence on which images are shown."""
+    """The exhibits, what `signs.label_free` says of the pseudo-masks, and a sentence on which images are shown."""
 
-    cards: tuple[Card, ...]
+    exhibits: tuple[Exhibit, ...]
     signs: dict[str, dict]
     note: str
 
@@ -96,12 +95,12 @@ class _Scan:
 
 
 def gallery(run: Path, config: Config, most: int) -> Gallery:
-    """Cards of both splits, at most `most` of them.
+    """Exhibits of both splits, at most `most` of them.
 
     Raises:
         RunError: a mask of the run is damaged.
     """
-    cards, counted, notes, reasons, classes = [], {}, [], [], None
+    exhibits, counted, notes, reasons, classes = [], {}, [], [], None
     splits = (
         ("training", split_of(config.data), config.data, tuple(MAP_ROWS.items())),
         ("held-out", split_of(config.validation), config.validation, (("predictions", "prediction"),)),
@@ -121,12 +120,12 @@ def gallery(run: Path, config: Config, most: int) -> Gallery:
         scans = [_scan(run, one, steps[-1][0], classes) for one in looked]
         counted |= _counted(scans)
         chosen = _chosen(scans, most // len(present))
-        cards += [_card(run, named, steps, scan, classes) for scan in chosen]
+        exhibits += [_exhibit(run, named, steps, scan, classes) for scan in chosen]
         notes.append(_note(named, len(chosen), len(looked), len(samples), any(scan.iou is not None for scan in scans)))
     if not present:
         return Gallery((), {}, "The run has no masks yet, so there is no gallery.")
     note = " ".join(notes + reasons) or "None of the run's masks belongs to an image of its data."
-    return Gallery(tuple(cards), counted, note)
+    return Gallery(tuple(exhibits), counted, note)
 
 
 def _note(split: str, chosen: int, looked: int, total: int, scored: bool) -> str:
@@ -186,7 +185,7 @@ def _chosen(scans: Sequence[_Scan], most: int) -> list[_Scan]:
     return [scans[number] for number in sorted(kept)]
 
 
-def _card(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Scan, classes: ClassSet) -> Card:
+def _exhibit(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Scan, classes: ClassSet) -> Exhibit:
     sample, palette = scan.sample, classes.palette()
     masks = {sentence(title): _own_mask(run / folder / f"{sample.id}.png") for folder, title in steps}
     masks["Truth"] = read_truth(sample)
@@ -199,10 +198,10 @@ def _card(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Scan, 
         height, width = size_within(*next(iter(masks.values())).shape, THUMBNAIL_SIDE)
     else:
         height, width = pixels.shape[:2]
-        photo = _uri(Image.fromarray(pixels), "JPEG", quality=JPEG_QUALITY)
+        photo = data_uri(Image.fromarray(pixels), "JPEG", quality=JPEG_QUALITY)
     used = sorted(set().union(*(np.unique(mask).tolist() for mask in masks.values())) - {0, IGNORE})
     tags = ", ".join(sample.tags)
-    return Card(
+    return Exhibit(
         id=sample.id,
         split=split,
         width=width,
@@ -251,10 +250,4 @@ def _mask_uri(mask: UInt8[np.ndarray, "H W"], size: tuple[int, int], palette: Se
     colors = [(255, 255, 255) if label == IGNORE else palette[label] for label in labels]
     picture = Image.fromarray(codes.reshape(small.shape).astype(np.uint8))
     picture.putpalette([channel for color in colors for channel in color])
-    return _uri(picture, "PNG", optimize=True, transparency=bytes(0 if label == 0 else 255 for label in labels))
-
-
-def _uri(picture: Image.Image, format: str, **options) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format, **options)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return data_uri(picture, "PNG", optimize=True, transparency=bytes(0 if label == 0 else 255 for label in labels))

@@ -14,24 +14,25 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
 from vpl.config import Config
+from vpl.edges import templates
 from vpl.edges.storage import write_text_atomic
 from vpl.errors import RunError
+from vpl.method.signs import Sign
 from vpl.pages import charts
 from vpl.pages.charts import Curve
-from vpl.pages.gallery import Card, gallery
+from vpl.pages.gallery import Exhibit, gallery
 from vpl.pages.modality import Gap, gap
 from vpl.runs.files import damaged, read_json
 from vpl.runs.folder import Failure
 from vpl.runs.stages import CHANCE_RANK
 
 MOST_PICTURED = 200  # images in the gallery
-REPORT_FILE = "report.html"
+REPORT_FILE = TEMPLATE = "report.html"
 
 _NO_TRUTH = (
     "The run has no truth masks, so no IoU can be computed; what can be judged without them stands under "
@@ -41,7 +42,7 @@ _NOT_EVALUATED = "There are truth masks, but the run has not been evaluated yet:
 
 
 @dataclass(frozen=True)
-class Setting:
+class Changed:
     """One configuration value that differs from its default; `source` says where the default comes from."""
 
     key: str
@@ -52,7 +53,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageTime:
     """Time of one stage. `rate`: images per second, None where it means nothing (training sees images many times)."""
 
     name: str
@@ -88,14 +89,7 @@ class Evaluation:
     rows: tuple[Row, ...]
 
 
-@dataclass(frozen=True)
-class Sign:
-    """A sign of failure: a number, what it means, and what to do; `advice` is "" where nothing is to be done."""
-
-    name: str
-    value: float
-    meaning: str
-    advice: str
+NamedSign = tuple[str, Sign]
 
 
 @dataclass(frozen=True)
@@ -109,16 +103,16 @@ class ReportData:
     title: str
     facts: tuple[tuple[str, str], ...]
     versions: tuple[tuple[str, str], ...]
-    settings: tuple[Setting, ...]
-    stages: tuple[Stage, ...]
+    settings: tuple[Changed, ...]
+    stages: tuple[StageTime, ...]
     failures: tuple[Failure, ...]
     problems: tuple[str, ...]
     evaluations: tuple[Evaluation, ...]
-    signs: tuple[Sign, ...]
-    with_truth: tuple[Sign, ...]
+    signs: tuple[NamedSign, ...]
+    with_truth: tuple[NamedSign, ...]
     curves: tuple[Curve, ...]
     gap: Gap | None
-    cards: tuple[Card, ...]
+    exhibits: tuple[Exhibit, ...]
     gallery_note: str
     absent: Mapping[str, str]
 
@@ -155,10 +149,10 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
     elif not apart.points:
         absent["projection"] = "The run has no region embeddings, so the gap is shown in numbers only."
     pictures = gallery(run, config, most_pictured)
-    if not pictures.cards:
+    if not pictures.exhibits:
         absent["gallery"] = pictures.note
     if not evaluations:
-        absent["evaluation"] = _NOT_EVALUATED if any(card.iou is not None for card in pictures.cards) else _NO_TRUTH
+        absent["evaluation"] = _NOT_EVALUATED if any(one.iou is not None for one in pictures.exhibits) else _NO_TRUTH
     rank, free = _tag_rank(record, run / "run.json"), _dict(metrics, "label_free", run / "metrics.json")
     signs = _signs(rank | pictures.signs | free, run / "metrics.json")
     if not signs:
@@ -182,7 +176,7 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
         with_truth=with_truth,
         curves=curves,
         gap=apart,
-        cards=pictures.cards,
+        exhibits=pictures.exhibits,
         gallery_note=pictures.note,
         absent=absent,
     )
@@ -226,14 +220,14 @@ def _facts(config: Config, record: Mapping, path: Path) -> tuple[tuple[str, str]
     return tuple((name, text) for name, text in rows if text)
 
 
-def _settings(config: Config) -> tuple[Setting, ...]:
+def _settings(config: Config) -> tuple[Changed, ...]:
     rows = []
     for key, (own, default) in config.differences(Config()).items():
         section, _, name = key.rpartition(".")
         metadata: Mapping = {}
         if section:
             metadata = type(getattr(config, section)).__dataclass_fields__[name].metadata
-        rows.append(Setting(key, _plain(own), _plain(default), metadata.get("source", ""), metadata.get("help", "")))
+        rows.append(Changed(key, _plain(own), _plain(default), metadata.get("source", ""), metadata.get("help", "")))
     return tuple(rows)
 
 
@@ -245,7 +239,7 @@ def _plain(value: object) -> str:
     return str(value) if value != "" else "(empty)"
 
 
-def _stages(record: Mapping, path: Path) -> tuple[Stage, ...]:
+def _stages(record: Mapping, path: Path) -> tuple[StageTime, ...]:
     stages = []
     for name, item in _dict(record, "stages", path).items():
         if not isinstance(item, dict):
@@ -254,7 +248,7 @@ def _stages(record: Mapping, path: Path) -> tuple[Stage, ...]:
         if seconds is None:
             continue
         rate = images / seconds if images and seconds and name != "train" else None
-        stages.append(Stage(name, seconds, None if images is None else int(images), rate))
+        stages.append(StageTime(name, seconds, None if images is None else int(images), rate))
     return tuple(stages)
 
 
@@ -302,16 +296,17 @@ def _row(tree: Mapping, classes: Sequence[str], path: Path) -> Row:
     )
 
 
-def _signs(tree: Mapping, path: Path) -> tuple[Sign, ...]:
-    """The signs with a value, those that ask for something first."""
+def _signs(tree: Mapping, path: Path) -> tuple[NamedSign, ...]:
+    """The signs with a value, by their names, those that ask for something first."""
     found = []
     for name, item in tree.items():
         if not isinstance(item, dict):
             raise damaged(path, f"the sign {name!r} is {item!r}, expected an object")
         value = _number(item.get("value"), f"the sign {name!r}", path)
         if value is not None:
-            found.append(Sign(charts.words(name), value, str(item.get("meaning", "")), str(item.get("advice", ""))))
-    return tuple(sorted(found, key=lambda one: not one.advice))
+            sign = Sign(value, str(item.get("meaning", "")), str(item.get("advice", "")))
+            found.append((charts.words(name), sign))
+    return tuple(sorted(found, key=lambda one: not one[1].advice))
 
 
 def _tag_rank(record: Mapping, path: Path) -> dict[str, dict]:
@@ -355,22 +350,16 @@ def _float(text: object) -> float | None:
 
 def render(data: ReportData) -> str:
     """The page: one HTML document with its styles, its script and its pictures inside. Every text is escaped."""
-    import jinja2
-
-    source = resources.files("vpl.pages").joinpath("templates/report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {
-        "percent": _percent,
-        "duration": duration,
-        "short": charts.short,
-        "sentence": charts.sentence,
-    }
+    source = templates.source("pages", TEMPLATE)
     scripts = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
     hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    return environment.from_string(source).render(
+    return templates.render(
+        "pages",
+        TEMPLATE,
         data=data,
+        duration=duration,
+        short=charts.short,
+        sentence=charts.sentence,
         headline=headline(data),
         results=[(one, row) for one in data.evaluations for row in one.rows],
         held_out_first=tuple(reversed(data.evaluations)),
@@ -383,8 +372,8 @@ def render(data: ReportData) -> str:
         gap_chart=charts.chart(data.gap.curve) if data.gap and data.gap.curve else None,
         scatter=charts.scatter(data.gap.points) if data.gap else (),
         total_seconds=sum(stage.seconds for stage in data.stages),
-        splits=list(dict.fromkeys(card.split for card in data.cards)),
-        scored=any(card.iou is not None for card in data.cards),
+        splits=list(dict.fromkeys(exhibit.split for exhibit in data.exhibits)),
+        scored=any(exhibit.iou is not None for exhibit in data.exhibits),
         policy=" ".join(f"'sha256-{one}'" for one in hashes),
     )
 
@@ -416,10 +405,6 @@ def headline(data: ReportData) -> str:
         if best.miou is not None:
             sentences.append(f"{best.name}: {100 * best.miou:.1f}\u00a0% mIoU on {one.split}, {one.images:,} images.")
     return " ".join(map(charts.sentence, sentences))
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def duration(seconds: float) -> str:
