@@ -2,7 +2,7 @@
 
     python benchmarks/cost.py [--images 100e6] [--core-encode 3.69] ...
 
-Prints the Markdown tables of docs/scale.md. Sources of the values are there.
+Prints the Markdown tables of docs/how-to/many-machines.md. Sources of the values are there.
 """
 
 from __future__ import annotations

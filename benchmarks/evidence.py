@@ -33,7 +33,7 @@ BROAD = ("temperature", "labels", "regions", "refine")
 STYLES = ("demo", "sketch", "night")
 SIDE = 96
 KINDS, KIND_STYLES, KIND_SIDE = ("prototypes.kind=vision,text",), ("demo", "sketch", "pastel", "web-flat"), 128
-"""Vision against text prototypes once more, on larger scenes and a style of the pre-training (docs/decisions.md)."""
+"""Vision against text prototypes once more, on larger scenes and a style of the pre-training (see decisions.md)."""
 GOAL = 0.5
 """How near to the oracle the label-free choice should come, in mIoU percent points."""
 NARROW = (
@@ -156,7 +156,7 @@ def ranking() -> list[str]:
         "| **used by `vpl tune`** | " + " | ".join(chosen) + " |",
         "| the value they are varied around | " + " | ".join(kept) + " |",
         "",
-        "Used: " + "; ".join(f"{key}: {USED}" for key in keys) + ". evidence (vision) is METHOD 8's "
+        "Used: " + "; ".join(f"{key}: {USED}" for key in keys) + ". evidence (vision) is METHOD.md 8's "
         "score as it stands.",
     ]
     return [*lines, ""]

@@ -1,4 +1,4 @@
-"""docs/voc.md is true: its command, on a miniature VOC tree with pocket, ends with masks, network and report."""
+"""docs/how-to/voc-and-coco.md is true: its command, on a miniature VOC tree, ends with masks, network and report."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from vpl.cli import main
 from vpl.scenes.tree import write_tree
 
-PAGE = (Path(__file__).parent.parent.parent / "docs" / "voc.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent.parent / "docs" / "how-to" / "voc-and-coco.md").read_text(encoding="utf-8")
 
 
 def test_voc_in_one_command(tmp_path, monkeypatch, capsys):

@@ -231,7 +231,7 @@ def test_the_costs_in_the_docs_are_what_the_script_prints():
     printed = subprocess.run(
         [sys.executable, str(root / "benchmarks" / "cost.py")], capture_output=True, text=True, check=True
     )
-    assert printed.stdout.strip() in (root / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert printed.stdout.strip() in (root / "docs" / "how-to" / "many-machines.md").read_text(encoding="utf-8")
 
 
 # ------------------------------------------------------------------ two workers

@@ -5,9 +5,9 @@
     vote     mean over all looks of the label shares
     opinion  most probable label after the CRF of the votes
 
-The looks err in different places, so that their mean is far better than any of them (docs/decisions.md). It needs no
-threshold of its own: the background exponent is averaged over, and the third maker has none. That maker is only as good
-as the CLIP's patches match words. All of it is ours; METHOD.md 8 asks for the use. No truth is opened here.
+The looks err in different places, so that their mean is far better than any of them (docs/explanation/decisions.md). It
+needs no threshold of its own: the background exponent is averaged over, and the third maker has none. That maker is
+only as good as the CLIP's patches match words. All of it is ours; METHOD.md 8 asks for the use. No truth is opened.
 
 Letters: K tags of one image · L labels · H W pixels · h w patch grid · P prototypes · D joint width.
 """

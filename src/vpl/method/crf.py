@@ -2,7 +2,7 @@
 
     Q <- softmax over labels of ( log P + Σ_m w_m n_m K_m (n_m Q) ),    n_m = 1 / sqrt(K_m 1)
 
-METHOD.md section 4, after Krähenbühl and Koltun, NIPS 2011. K_m are Gaussian kernels between all pairs of pixels: one
+METHOD.md 4, after Krähenbühl and Koltun, NIPS 2011. K_m are Gaussian kernels between all pairs of pixels: one
 over position alone (smoothness), one over position and colour (appearance). Labels that differ cost the same whichever
 they are (Potts). K_m is applied on the permutohedral lattice (Adams, Baek and Davis 2010): splat, blur, slice.
 Where numba is installed, tensors on the CPU go through its compiled kernels (`vpl.lattice`), one core an image; all

@@ -1,4 +1,4 @@
-"""The dense CRF's rounds on one core: METHOD.md section 4's kernels, compiled by numba; the same sums as in `crf`.
+"""The dense CRF's rounds on one core: METHOD.md 4's kernels, compiled by numba; the same sums as in `crf`.
 
 A filter is splat, blur, slice on the permutohedral lattice (Adams, Baek and Davis 2010). What makes it quick here:
 four labels are one vector; pixels are kept tile by tile and by colour, so that neighbours in memory touch the same

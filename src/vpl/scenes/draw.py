@@ -2,7 +2,7 @@
 
     pixel = (1 - alpha) * below + paint,   from the ground's texture through the objects, back to front.
 
-The embedded default's data set; METHOD.md has no section for it, all of it is ours. A scene transforms and recolours
+The embedded default's data set; the method has no section for it, all of it is ours. A scene transforms and recolours
 sprites on a ground, so that endless pictures need few drawings. Letters: H W pixels of the scene, h w of one object.
 
 Pre-training draws pictures and captions with `with_mask=False`; masks exist for evaluation only and are made by
