@@ -1,8 +1,9 @@
 """Every number that shapes a result, with its default, its bounds and its source.
 
 One frozen dataclass per stage, checked when it is made. A field's metadata say where its default comes from: "paper"
-(arXiv 2412.19650), "reference" (CLIP-ES, arXiv 2212.09506; InMaP, arXiv 2310.19752; DenseCRF, NIPS 2011) or "ours"
-(the paper's summary is silent; see docs/explanation/decisions.md). Another value has a source of its own: published, of
+(arXiv 2412.19650), "reference" (CLIP-ES, arXiv 2212.09506; InMaP, arXiv 2310.19752; DenseCRF, NIPS 2011; WeCLIP, arXiv
+2406.11189; TCL, arXiv 2212.00785) or "ours" (the paper's summary is silent; see docs/explanation/decisions.md).
+Another value has a source of its own: published, of
 a preset, or the user's (`Config.source`). VOC, COCO and scenes are three rows of values: `PRESETS`.
 """
 
@@ -279,10 +280,15 @@ class DecoderConfig(Section):
     """METHOD.md 5: the segmentation head over frozen features."""
 
     name: ClassVar[str] = "decoder"
-    network: str = value("decoder", OURS, "decoder, or hf:<name or config folder> of a transformers student")
+    network: str = value(
+        "decoder", OURS, "decoder; weclip; or hf:<name or config folder> of a transformers student",
+        published={"weclip": REFERENCE},
+    )  # fmt: skip
     width: int = value(256, OURS, "channels of each block's projection and of the head", low=8, high=8192)
     blocks: int = value(3, OURS, "transformer blocks of the head", low=0, high=64)
     heads: int = value(8, OURS, "attention heads of the head", low=1, high=256)
+    dropout: float = value(0.1, REFERENCE, "weclip: share of its fused channels dropped in training", low=0.0, high=0.9)
+    skip_last: int = value(1, REFERENCE, "weclip: last blocks of the encoder that it does not read", low=0, high=64)
 
 
 @dataclass(frozen=True)
@@ -294,6 +300,15 @@ class RscConfig(Section):
     pull: bool = value(True, PAPER, "pull a tag's region to its vision prototype")
     suppress: bool = value(True, PAPER, "push the complement and absent classes' masks away")
     region: str = value("pooled", OURS, "region embedding", choices=("pooled", "masked"))
+    texts: float = value(
+        0.0, OURS, "weight of TCL's contrast over texts and images (TCL: 0.1)", low=0.0, high=1e4,
+        published={0.1: REFERENCE},
+    )  # fmt: skip
+    area: float = value(
+        0.0, OURS, "weight of TCL's area term (TCL: 0.4)", low=0.0, high=1e4, published={0.4: REFERENCE}
+    )
+    area_present: float = value(0.4, REFERENCE, "area that a tag's mask should have, of the image", low=0.0, high=1.0)
+    area_absent: float = value(0.0, REFERENCE, "area that the mask of any other class should have", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True)
@@ -311,11 +326,37 @@ class TrainConfig(Section):
     scale_low: float = value(0.5, OURS, "smallest random scale", low=0.05, high=16.0)
     scale_high: float = value(2.0, OURS, "largest random scale", low=0.05, high=16.0)
     flip: bool = value(True, OURS, "random horizontal flip")
+    loss: str = value(
+        "ce", PAPER, "ce; balanced: half by background, half by foreground (WeCLIP)", choices=("ce", "balanced"),
+        published={"balanced": REFERENCE},
+    )  # fmt: skip
+    affinity: float = value(
+        0.0, OURS, "weight of the loss on pairs of patches (WeCLIP: 0.1); 0: off", low=0.0, high=1e4,
+        published={0.1: REFERENCE},
+    )  # fmt: skip
+    affinity_radius: int = value(
+        8, REFERENCE, "pairs further apart in y or x are not asked, patches", low=1, high=65536
+    )
     optimizer: str = value("sgd", PAPER, "sgd, or adamw, which needs fewer steps (ours)", choices=("sgd", "adamw"))
-    learning_rate: float = value(0.01, OURS, "first learning rate; adamw: about 0.002", low=0.0, high=100.0)
+    learning_rate: float = value(
+        0.01,
+        OURS,
+        "highest learning rate; adamw: about 0.002 (WeCLIP)",
+        low=0.0,
+        high=100.0,
+        published={0.002: REFERENCE},
+    )
     momentum: float = value(0.9, OURS, "momentum, adamw's first beta", low=0.0, high=0.999)
-    weight_decay: float = value(1e-4, OURS, "weight decay", low=0.0, high=100.0)
-    power: float = value(0.9, OURS, "exponent of the poly schedule", low=0.0, high=100.0)
+    weight_decay: float = value(
+        1e-4, OURS, "weight decay (WeCLIP: 0.01)", low=0.0, high=100.0, published={0.01: REFERENCE}
+    )
+    power: float = value(
+        0.9, OURS, "exponent of the poly schedule (WeCLIP: 1)", low=0.0, high=100.0, published={1.0: REFERENCE}
+    )
+    warmup: int = value(
+        0, OURS, "first steps in which the learning rate rises from 0 (WeCLIP: 50)", low=0, high=1_000_000_000,
+        published={50: REFERENCE},
+    )  # fmt: skip
     online: bool = value(False, OURS, "decoder affinities label ignored pixels during training")
     online_from: float = value(0.5, OURS, "share of the steps after which they do", low=0.0, high=1.0)
     online_temperature: float = value(0.1, OURS, "temperature of these affinities", low=1e-3, high=10.0)

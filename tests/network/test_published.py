@@ -8,6 +8,7 @@ import torch
 
 from golden_case import FOLDER, cases, furthest, tensors
 from vpl.clip.model import FrozenClip
+from vpl.config import DecoderConfig
 from vpl.edges import images
 from vpl.method.maps import minmax, upsample
 from vpl.method.refine import affinity as spread_of
@@ -15,6 +16,50 @@ from vpl.method.refine import refine
 from vpl.network import affinity, multiscale, online, tcl
 from vpl.network.head import to_pixels
 from vpl.network.losses import balanced_cross_entropy
+from vpl.network.weclip import Weclip
+
+OURS = {
+    "decoder_fts_fuse.linears_modulelist.": "projections.",
+    ".proj.": ".0.",
+    ".proj_2.": ".2.",
+    "decoder_fts_fuse.linear_fuse.": "fuse.",
+    "decoder.transformer.resblocks.": "blocks.",
+    ".attn.in_proj_": ".qkv.",
+    ".attn.out_proj.": ".out.",
+    ".ln_1.": ".norm_attention.",
+    ".ln_2.": ".norm_mlp.",
+    ".mlp.c_fc.": ".mlp.0.",
+    ".mlp.c_proj.": ".mlp.2.",
+    "decoder.linear_pred.": "classify.",
+}
+"""WeCLIP's names of weights, in part, and ours."""
+
+
+def weclip(pinned: dict[str, torch.Tensor]) -> Weclip:
+    """The head with a golden file's weights."""
+    weights = {}
+    for key, one in pinned.items():
+        if key.startswith("weights/"):
+            name = key.removeprefix("weights/")
+            for theirs, ours in OURS.items():
+                name = name.replace(theirs, ours)
+            weights[name] = one.flatten(1) * pinned["weight_unit"] if one.dtype == torch.int8 else one
+    width, read = weights["fuse.weight"].shape
+    config = DecoderConfig(width=width, blocks=int(pinned["layers"]), heads=int(pinned["heads"]), skip_last=0)
+    encoder_width, classes = weights["projections.0.0.weight"].shape[1], len(weights["classify.bias"]) - 1
+    head = Weclip(read // width, encoder_width, classes, config)
+    head.load_state_dict(weights)
+    return head.eval()
+
+
+@pytest.mark.parametrize("path", cases("weclip_head*.npz"), ids=lambda path: path.stem)
+def test_weclip_head(path):
+    pinned = tensors(path)
+    head, grid = weclip(pinned), tuple(pinned["grid"].tolist())
+    fused = head.tokens(tuple(pinned["block_tokens"]))
+    assert furthest(fused.transpose(1, 2).unflatten(2, grid), pinned["fused"]) < 1e-4
+    assert furthest(affinity.affinity(fused), pinned["attn_pred"]) < 1e-4
+    assert furthest(head.logits(fused, grid), pinned["logits"]) < 1e-4
 
 
 @pytest.mark.parametrize("path", cases("weclip_losses*.npz"), ids=lambda path: path.stem)
@@ -66,7 +111,7 @@ def test_tcl_losses(path):
 
     def contrast(masks):
         regions = tcl.text_regions(pinned["image_embedding"], masks)
-        return tcl.text_contrast(regions, pinned["text_embedding"], float(pinned["temperature"]))
+        return tcl.text_contrast(regions, pinned["text_embedding"], own, ~own, float(pinned["temperature"]))
 
     terms = {
         "tclf_loss": contrast,

@@ -24,9 +24,10 @@ from safetensors.torch import load_file
 import training_case as case
 from vpl.edges import images, storage
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.network import crops, train
+from vpl.network import checkpoint, crops, predict, train
 from vpl.network.card import Card
 from vpl.network.team import Place, place
+from vpl.network.weclip import Weclip
 
 CASE = Path(case.__file__)
 
@@ -229,6 +230,48 @@ def test_adamw_learns_and_resumes(tiny_clip, items, tmp_path):
     assert same_weights(tmp_path / "one", tmp_path / "two")
 
 
+WECLIP = {
+    "decoder__network": "weclip", "train__optimizer": "adamw", "train__learning_rate": 0.002,
+    "train__weight_decay": 0.01,
+    "train__power": 1.0, "train__warmup": 4, "train__loss": "balanced", "train__affinity": 0.1, "rsc__weight": 0.0,
+}  # fmt: skip
+"""WeCLIP's recipe, but for the number of steps."""
+
+
+def test_weclips_recipe_learns_resumes_and_comes_back(tiny_clip, items, tmp_path):
+    chosen = WECLIP | {"train__steps": 30}
+    records = list(case.fit(tiny_clip, items, tmp_path / "one", **chosen))
+    assert np.mean([record.loss for record in records[-5:]]) < 0.7 * records[0].loss
+    assert all(record.loss == pytest.approx(record.cross_entropy + 0.1 * record.affinity) for record in records)
+    rates = [record.learning_rate for record in records]
+    assert rates[:5] == pytest.approx([0.0, 5e-4, 1e-3, 1.5e-3, 2e-3 * 26 / 30]) and rates[-1] == pytest.approx(
+        2e-3 / 30
+    )
+    stopped = case.fit(tiny_clip, items, tmp_path / "two", **chosen)
+    for _ in range(15):
+        next(stopped)
+    stopped.close()
+    assert case.numbers(case.fit(tiny_clip, items, tmp_path / "two", **chosen)) == case.numbers(records)[14:]
+    assert same_weights(tmp_path / "one", tmp_path / "two")
+    read = predict.load(tmp_path / "one", tiny_clip).parts[0]
+    assert isinstance(read, Weclip) and len(read.projections) == tiny_clip.layers - 1
+    assert not read.training and read.drop.p == 0.1
+
+
+def test_parts_of_a_balanced_batch_add_up(tiny_clip, items, tmp_path):
+    chosen = WECLIP | {"decoder__network": "decoder", "train__steps": 3}
+    whole = list(case.fit(tiny_clip, items, tmp_path / "one", **chosen))
+    parts = list(case.fit(tiny_clip, items, tmp_path / "two", train__accumulate=4, **chosen))
+    np.testing.assert_allclose(case.numbers(parts), case.numbers(whole), rtol=1e-3, atol=1e-5)
+
+
+def test_relatives_of_rsc(tiny_clip, items, tmp_path):
+    chosen = {"rsc__weight": 0.0, "rsc__texts": 0.1, "rsc__area": 0.4}
+    for record in case.fit(tiny_clip, items, tmp_path, **chosen):
+        assert record.texts > 0 and record.area > 0 and record.pull == 0
+        assert record.loss == pytest.approx(record.cross_entropy + 0.1 * record.texts + 0.4 * record.area)
+
+
 @pytest.mark.parametrize("stopped_after", [1, 2, 3, 5])
 def test_resume_gives_the_uninterrupted_numbers(finished, tiny_clip, items, tmp_path, stopped_after):
     folder, records = finished
@@ -263,6 +306,11 @@ def test_other_settings_are_not_continued(finished, tiny_clip, items, tmp_path):
     for _ in range(3):
         next(stopped)
     stopped.close()
+    with pytest.raises(
+        RunError, match=r"train.warmup: 0 there, 3 now"
+    ):  # also where the folder is older than the value
+        checkpoint.check_same({}, {"train.warmup": 3}, tmp_path)
+    checkpoint.check_same({}, {"train.warmup": 0}, tmp_path)
     with pytest.raises(RunError, match=r"train.crop: 32 there, 40 now"):
         list(case.fit(tiny_clip, items, tmp_path, train__crop=40))
     (tmp_path / "network" / "checkpoint.pt").write_bytes(b"half a file")
@@ -353,6 +401,12 @@ def test_what_does_not_fit_together_is_said_at_once(tiny_clip, items, tmp_path):
         start(train__accumulate=5)
     with pytest.raises(ConfigError, match=r"train.online needs vpl's own decoder"):
         start(train__online=True, decoder__network="hf:some/name")
+    with pytest.raises(ConfigError, match=r"train.affinity needs a head over CLIP's features"):
+        start(train__affinity=0.1, decoder__network="hf:some/name")
+    with pytest.raises(ConfigError, match=r"rsc.texts is above 0 but there are no prototypes"):
+        start(prototypes=None, rsc__weight=0.0, rsc__texts=0.1)
+    with pytest.raises(ConfigError, match=r"decoder.network is 'unet'; expected decoder, weclip, or hf:<name"):
+        start(decoder__network="unet")
     with pytest.raises(ConfigError, match=r"train.scale_low is 3.0 and train.scale_high 2.0"):
         start(train__scale_low=3.0)
     with pytest.raises(DataError, match=r"there is no file .*gone.png"):

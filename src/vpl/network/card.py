@@ -21,12 +21,17 @@ from vpl.config import CrfConfig, DecoderConfig, PredictConfig
 from vpl.errors import ConfigError, DataError, ModelError
 from vpl.network.head import Decoder, Network
 from vpl.network.student import Student, is_student
+from vpl.network.weclip import Weclip
 
 NETWORK_FOLDER = "network"
 """Of a run folder."""
 WEIGHTS_FILE, CARD_FILE, PROTOTYPES_FILE = "decoder.safetensors", "network.json", "prototypes.safetensors"
 MOST_OF_A_SIZE = 2**20
 """Larger sizes in a card are damage."""
+
+
+HEADS: Mapping[str, type[Decoder] | type[Weclip]] = {"decoder": Decoder, "weclip": Weclip}
+"""Heads over frozen features by the name that `decoder.network` has for them."""
 
 
 def untrained(config: DecoderConfig, clip: FrozenClip, classes: int) -> Network:
@@ -38,7 +43,16 @@ def untrained(config: DecoderConfig, clip: FrozenClip, classes: int) -> Network:
     """
     if is_student(config):
         return Student.pretrained(config.network, classes)
-    return Decoder(clip.layers, clip.width, classes, config)
+    return _head(config)(clip.layers, clip.width, classes, config)
+
+
+def _head(config: DecoderConfig) -> type[Decoder] | type[Weclip]:
+    if config.network not in HEADS:
+        raise ConfigError(
+            f"decoder.network is {config.network!r}; expected {', '.join(HEADS)}, or hf:<name or folder> of a "
+            "semantic-segmentation model of transformers."
+        )
+    return HEADS[config.network]
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class Card:
         """The network with random weights, ready for the saved ones."""
         if self.student is not None:
             return Student.from_description(self.student)
-        return Decoder(self.clip_blocks, self.clip_width, len(self.classes), self.decoder)
+        return _head(self.decoder)(self.clip_blocks, self.clip_width, len(self.classes), self.decoder)
 
     def _checked(self) -> Card:
         """Itself, if its values are ones that a network can have."""
@@ -124,6 +138,8 @@ class Card:
         wrong += [key for key, one in tables.items() if not isinstance(one, dict)]
         if wrong:
             raise ValueError(f"{wrong[0]} is no value that vpl writes")
+        if self.student is None:
+            _head(self.decoder)
         return self
 
     def head_of(self, weights: Mapping[str, Tensor], name: str, remedy: str) -> Network:

@@ -57,12 +57,15 @@ def settings_of(
 def check_same(found: Mapping[str, Any], wanted: Settings, folder: Path) -> None:
     """Refuse to go on in a folder whose network was made with other settings.
 
+    A value that the folder does not name is younger than the folder, which was made as the default has it.
+
     Raises:
         RunError: a setting differs; the message names it.
     """
-    different = [key for key in wanted if found.get(key) != wanted[key]]
+    there = Config().flat() | found
+    different = [key for key in wanted if there.get(key) != wanted[key]]
     if different:
-        shown = "; ".join(f"{key}: {found.get(key)!r} there, {wanted[key]!r} now" for key in different)
+        shown = "; ".join(f"{key}: {there.get(key)!r} there, {wanted[key]!r} now" for key in different)
         raise RunError(
             f"{folder} holds a network of other settings ({shown}). Use the same settings, another run folder, or "
             "remove that folder to train anew."

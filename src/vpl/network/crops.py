@@ -57,6 +57,12 @@ class Crop:
     visible: Bool[Tensor, " C"]
     absent: Bool[Tensor, " C"]
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) patches."""
+        h, w = self.inside.shape
+        return h, w
+
 
 def item_number(seed: int, place: int, count: int) -> int:
     """Which of `count` items is read at a place of the endless stream: every epoch is a shuffle of its own."""

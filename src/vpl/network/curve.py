@@ -18,7 +18,10 @@ CURVE_FILE = "curve.csv"
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One optimiser step. Losses are the batch's means; loss = cross_entropy + λ (pull + complement + negatives)."""
+    """One optimiser step: losses are the batch's means, and a term that is off is 0.
+
+    loss = cross_entropy + λ (pull + complement + negatives) + the other terms times their weights
+    """
 
     step: int
     loss: float
@@ -26,6 +29,9 @@ class StepRecord:
     pull: float
     complement: float
     negatives: float
+    affinity: float
+    texts: float
+    area: float
     learning_rate: float
     images_per_second: float
 

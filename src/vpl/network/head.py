@@ -103,14 +103,10 @@ class Decoder(Network):
 
     def __init__(self, encoder_blocks: int, encoder_width: int, classes: int, config: DecoderConfig):
         super().__init__()
-        if config.width % config.heads:
-            raise ConfigError(
-                f"decoder.width is {config.width} and decoder.heads is {config.heads}; expected a width that is a "
-                f"multiple of the heads. Try --set decoder.width={-(-config.width // config.heads) * config.heads}."
-            )
+        check_width(config)
         self.projections = nn.ModuleList(nn.Linear(encoder_width, config.width) for _ in range(encoder_blocks))
         self.fuse = nn.Linear(encoder_blocks * config.width, config.width)
-        self.blocks = nn.ModuleList(_Block(config.width, config.heads) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(config.width, config.heads, nn.GELU()) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(config.width)
         self.classify = nn.Linear(config.width, classes + 1)
 
@@ -145,17 +141,28 @@ class Decoder(Network):
         return logits.transpose(1, 2).reshape(logits.shape[0], logits.shape[2], *grid)
 
 
-class _Block(nn.Module):
+def check_width(config: DecoderConfig) -> None:
+    """Raises:
+    ConfigError: `decoder.width` is no multiple of `decoder.heads`.
+    """
+    if config.width % config.heads:
+        raise ConfigError(
+            f"decoder.width is {config.width} and decoder.heads is {config.heads}; expected a width that is a "
+            f"multiple of the heads. Try --set decoder.width={-(-config.width // config.heads) * config.heads}."
+        )
+
+
+class Block(nn.Module):
     """A pre-norm transformer block: x + attention(norm x), then x + mlp(norm x)."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, activation: nn.Module):
         super().__init__()
         self.heads = heads
         self.norm_attention = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), activation, nn.Linear(4 * width, width))
 
     def forward(self, x: Float[Tensor, "N n width"]) -> Float[Tensor, "N n width"]:
         count, length, width = x.shape

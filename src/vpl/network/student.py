@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from vpl.config import DecoderConfig
-from vpl.errors import ConfigError, ModelError
+from vpl.errors import ModelError
 from vpl.network.head import Answer, Network, Sight
 
 STUDENT_PREFIX = "hf:"
@@ -80,16 +80,5 @@ class Student(Network):
 
 
 def is_student(config: DecoderConfig) -> bool:
-    """Whether `decoder.network` asks for a student.
-
-    Raises:
-        ConfigError: it is neither `decoder` nor `hf:<name or folder>`.
-    """
-    if config.network.startswith(STUDENT_PREFIX) and len(config.network) > len(STUDENT_PREFIX):
-        return True
-    if config.network != "decoder":
-        raise ConfigError(
-            f"decoder.network is {config.network!r}; expected decoder, or hf:<name or folder> of a "
-            "semantic-segmentation model of transformers."
-        )
-    return False
+    """Whether `decoder.network` asks for a student: `hf:<name or folder>`."""
+    return config.network.startswith(STUDENT_PREFIX) and len(config.network) > len(STUDENT_PREFIX)

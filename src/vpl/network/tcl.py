@@ -28,19 +28,47 @@ def text_regions(features: Float[Tensor, "N D h w"], masks: Float[Tensor, "N T h
 
 
 def text_contrast(
-    regions: Float[Tensor, "N N D"], texts: Float[Tensor, "N D"], temperature: float
+    regions: Float[Tensor, "N T D"],
+    texts: Float[Tensor, "T D"],
+    own: Bool[Tensor, "N T"],
+    foreign: Bool[Tensor, "N T"],
+    temperature: float,
 ) -> Float[Tensor, ""]:
-    """InfoNCE over the texts and over the images; image i belongs with text i."""
+    """InfoNCE over the texts and over the images, mean over the pairs that belong together; 0 without any.
+
+    With one text an image, each of another kind, this is TCL's. An image with several tags is contrasted in each of
+    them against texts that are not its own, and two images that share a tag are not contrasted in it. [ours]
+
+    Args:
+        own: the image carries the text.
+        foreign: the image does not carry it.
+    """
     scores = torch.einsum("ntd,td->nt", F.normalize(regions, dim=2), F.normalize(texts, dim=1)) / temperature
-    own = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+    if not own.any():
+        return scores.sum() * 0.0
+    others = scores.masked_fill(~foreign, float("-inf"))
+    over_texts = torch.logaddexp(scores, others.logsumexp(dim=1, keepdim=True)) - scores
+    over_images = torch.logaddexp(scores, others.logsumexp(dim=0, keepdim=True)) - scores
+    return (over_texts[own].mean() + over_images[own].mean()) / 2
 
 
-def area(masks: Float[Tensor, "N T h w"], chosen: Bool[Tensor, "N T"], target: float) -> Float[Tensor, ""]:
-    """| mean area of the chosen masks − target |, areas as shares of the image; 0 when none is chosen."""
+def area(
+    masks: Float[Tensor, "N T h w"],
+    chosen: Bool[Tensor, "N T"],
+    target: float,
+    inside: Float[Tensor, "N h w"] | None = None,
+) -> Float[Tensor, ""]:
+    """| mean area of the chosen masks − target |, areas as shares of the image; 0 when none is chosen.
+
+    Args:
+        inside: the share of each patch that lies on the image; None: all 1.
+    """
     if not chosen.any():
         return masks.sum() * 0.0
-    return (masks[chosen].mean() - target).abs()
+    if inside is None:
+        return (masks[chosen].mean() - target).abs()
+    there = inside[:, None].expand_as(masks)[chosen]
+    return ((masks[chosen] * there).sum() / there.sum().clamp(min=POOL_EPS) - target).abs()
 
 
 def total_variation(maps: Float[Tensor, "*N h w"]) -> Float[Tensor, ""]:

@@ -1,6 +1,6 @@
 """Training of the segmentation network on pseudo-masks, as a generator of step records (METHOD.md 5).
 
-    θ ← SGD( CE + λ · RSC ),   learning rate of step t = lr · (1 − t / steps)^power
+    θ ← SGD( CE + λ · RSC + … ),   learning rate of step t = lr · (1 − t / steps)^power
 
 Every random choice is a function of (seed, step, place in the batch) alone, and sums over a batch are divided by the
 whole batch's counts. So the numbers depend neither on how many processes share a batch, nor on a kill and a second
@@ -25,18 +25,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vpl.classes import IGNORE, ClassSet
+from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, TrainConfig
 from vpl.edges import storage
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.network import card, checkpoint, losses
+from vpl.network import affinity, card, checkpoint, losses, tcl
 from vpl.network.crops import Crop, Item, Reader, crop_side, item_number, load_crop
 from vpl.network.curve import CurveFile, StepRecord
 from vpl.network.head import Network, Sight, to_pixels
 from vpl.network.student import is_student
 from vpl.network.team import Team
 
+TERMS = ("cross_entropy", "pull", "complement", "negatives", "affinity", "texts", "area")
+"""Of the loss, as `StepRecord` has them."""
 ADAMW_SECOND_BETA = 0.999
 MOST_MASKED_NEGATIVES = 2
 """With `masked` regions every absent class costs a pass of CLIP: only the largest masks of an image are taken."""
@@ -63,6 +65,12 @@ class Course:
         """The items of a step's whole batch, by their slots."""
         size, seed = self.config.train.batch, self.config.seed
         return [self.items[item_number(seed, step * size + slot, len(self.items))] for slot in range(size)]
+
+    @property
+    def contrasts(self) -> bool:
+        """Whether any term reads the masks of classes on the patch grid."""
+        rsc = self.config.rsc
+        return (rsc.weight > 0 and (rsc.pull or rsc.suppress)) or rsc.texts > 0 or rsc.area > 0
 
     def refines(self, step: int) -> bool:
         """Whether the network's own affinities label ignored pixels in this step."""
@@ -106,8 +114,11 @@ def fit(
         )
     if config.train.online and is_student(config.decoder):
         raise ConfigError("train.online needs vpl's own decoder; set decoder.network=decoder, or train.online=false.")
-    if config.rsc.weight > 0 and prototypes is None:
-        raise ConfigError("rsc.weight is above 0 but there are no prototypes; make them, or set rsc.weight=0.")
+    for name in ("weight", "texts"):
+        if getattr(config.rsc, name) > 0 and prototypes is None:
+            raise ConfigError(f"rsc.{name} is above 0 but there are no prototypes; make them, or set rsc.{name}=0.")
+    if config.train.affinity > 0 and is_student(config.decoder):
+        raise ConfigError("train.affinity needs a head over CLIP's features; set it to 0, or decoder.network=weclip.")
     if prototypes is not None and (prototypes.shape[1] != clip.dim or len(prototypes) < len(classes)):
         raise ConfigError(
             f"the prototypes have shape {tuple(prototypes.shape)}; expected at least {len(classes)} rows of "
@@ -178,20 +189,20 @@ def _steps(
 
 
 def _one_step(course: Course, step: int, crops: Sequence[Crop]) -> list[float]:
-    """One optimiser step; answers [loss, cross-entropy, pull, complement, negatives] of the whole batch."""
+    """One optimiser step; answers [loss, *TERMS] of the whole batch."""
     config, team, optimizer = course.config, course.team, course.optimizer
-    labelled = team.count_all(sum(int((crop.target != IGNORE).sum()) for crop in crops))
+    counts = _counted(course, crops)
+    weights = _weights(config)
     optimizer.zero_grad(set_to_none=True)
-    parts = torch.zeros(4, device=course.clip.device)
+    terms = torch.zeros(len(weights), device=course.clip.device)
     for chosen in np.array_split(np.arange(len(crops)), config.train.accumulate):
         if not len(chosen):
             continue
-        losses_of_part = _losses(course, step, [crops[number] for number in chosen], labelled)
-        loss = losses_of_part[0] + config.rsc.weight * losses_of_part[1:].sum()
-        loss.backward()
-        parts += losses_of_part.detach()
-    cross_entropy, *contrast = team.sum(parts).tolist()
-    total = cross_entropy + config.rsc.weight * sum(contrast)
+        part = _losses(course, step, [crops[number] for number in chosen], counts)
+        torch.dot(part, part.new_tensor(weights)).backward()
+        terms += part.detach()
+    found = team.sum(terms).tolist()
+    total = sum(weight * term for weight, term in zip(weights, found, strict=True))
     length = _share_gradients(course.network, team)
     if not (np.isfinite(total) and np.isfinite(length)):
         raise RunError(
@@ -202,7 +213,7 @@ def _one_step(course: Course, step: int, crops: Sequence[Crop]) -> list[float]:
     for group in optimizer.param_groups:
         group["lr"] = _learning_rate(config.train, step)
     optimizer.step()
-    return [total, cross_entropy, *contrast]
+    return [total, *found]
 
 
 def _share_gradients(network: Network, team: Team) -> float:
@@ -216,18 +227,33 @@ def _share_gradients(network: Network, team: Team) -> float:
     return float(nn.utils.get_total_norm(gradients))
 
 
-def _losses(course: Course, step: int, crops: Sequence[Crop], labelled: int) -> Float[Tensor, " 4"]:
-    """[cross-entropy, pull, complement, negatives] of a part of the batch, as shares of the batch's means.
+@dataclass(frozen=True)
+class Counts:
+    """What the sums of a batch are divided by, over all processes: its pixels and its pairs of patches."""
 
-    Args:
-        labelled: pixels of the whole batch that are not 255.
-    """
+    background: int
+    foreground: int
+    same: int = 0
+    different: int = 0
+
+
+def _counted(course: Course, crops: Sequence[Crop]) -> Counts:
+    """The counts of a batch of which this process has `crops`."""
+    target, train = torch.stack([crop.target for crop in crops]), course.config.train
+    counts = list(losses.pixel_counts(target))
+    if train.affinity > 0:
+        counts += affinity.pair_counts(affinity.affinity_labels(target, crops[0].grid, train.affinity_radius))
+    return Counts(*map(course.team.count_all, counts))
+
+
+def _losses(course: Course, step: int, crops: Sequence[Crop], counts: Counts) -> Float[Tensor, " terms"]:
+    """The `TERMS` of a part of the batch, as shares of the batch's means; a term that is off is 0."""
     device, rsc, train = course.clip.device, course.config.rsc, course.config.train
 
     def stacked(name: str) -> Tensor:
         return torch.stack([getattr(crop, name) for crop in crops]).to(device)
 
-    target, grid = stacked("target"), (crops[0].inside.shape[0], crops[0].inside.shape[1])
+    target, grid = stacked("target"), crops[0].grid
     seen = Sight(stacked("pixels"), course.clip)
     with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
         answer = course.network(seen)
@@ -235,28 +261,60 @@ def _losses(course: Course, step: int, crops: Sequence[Crop], labelled: int) -> 
     if course.refines(step):
         confidence = course.config.labels.confidence
         target = losses.filled_target(target, answer.tokens, grid, train.online_temperature, confidence)
-    cross_entropy = losses.masked_cross_entropy(to_pixels(logits, target.shape[1:]), target, labelled)
-    if course.prototypes is None or not (rsc.weight > 0 and (rsc.pull or rsc.suppress)):
-        return torch.cat([cross_entropy[None], cross_entropy.new_zeros(3)])
+    full = to_pixels(logits, target.shape[1:])
+    if train.loss == "balanced":
+        cross_entropy = losses.balanced_cross_entropy(full, target, (counts.background, counts.foreground))
+    else:
+        cross_entropy = losses.masked_cross_entropy(full, target, counts.background + counts.foreground)
+    terms = {name: cross_entropy.new_zeros(()) for name in TERMS} | {"cross_entropy": cross_entropy}
+    if train.affinity > 0:
+        labels = affinity.affinity_labels(target, grid, train.affinity_radius)
+        alike = affinity.affinity(answer.tokens.float())
+        terms["affinity"] = affinity.affinity_loss(alike, labels, (counts.same, counts.different))
+    if not course.contrasts:
+        return torch.stack(list(terms.values()))
+    share = len(crops) / train.batch
+    prototypes = None if course.prototypes is None else course.prototypes.to(device)
     coarse = logits if logits.shape[2:] == grid else nn.functional.adaptive_avg_pool2d(logits, grid)
-    pooled = rsc.region == "pooled"
-    contrast = losses.regional_contrast(
-        coarse.softmax(dim=1)[:, 1:],
-        stacked("visible"),
-        stacked("absent"),
-        losses.pooled(seen.features.patches) if pooled else losses.masked(seen.pixels, course.clip.embed_images),
-        course.prototypes.to(device),
-        course.config.prototypes.image_temperature,
-        pull=rsc.pull,
-        suppress=rsc.suppress,
-        most_negatives=None if pooled else MOST_MASKED_NEGATIVES,
-        inside=stacked("inside"),
-    )
-    terms = torch.stack([contrast.pull, contrast.complement, contrast.negatives])
-    return torch.cat([cross_entropy[None], len(crops) / train.batch * terms])
+    masks = coarse.softmax(dim=1)[:, 1:]
+    visible, absent, inside = stacked("visible"), stacked("absent"), stacked("inside")
+    temperature = course.config.prototypes.image_temperature
+    if prototypes is not None and rsc.weight > 0 and (rsc.pull or rsc.suppress):
+        pooled = rsc.region == "pooled"
+        contrast = losses.regional_contrast(
+            masks,
+            visible,
+            absent,
+            losses.pooled(seen.features.patches) if pooled else losses.masked(seen.pixels, course.clip.embed_images),
+            prototypes,
+            temperature,
+            pull=rsc.pull,
+            suppress=rsc.suppress,
+            most_negatives=None if pooled else MOST_MASKED_NEGATIVES,
+            inside=inside,
+        )
+        terms |= {name: share * getattr(contrast, name) for name in ("pull", "complement", "negatives")}
+    if prototypes is not None and rsc.texts > 0:
+        features = seen.features.patches.transpose(1, 2).unflatten(2, grid)
+        regions = tcl.text_regions(features, masks * inside[:, None])
+        texts = prototypes[: masks.shape[1]]
+        terms["texts"] = share * tcl.text_contrast(regions, texts, visible, absent, temperature)
+    if rsc.area > 0:
+        present = tcl.area(masks, visible, rsc.area_present, inside)
+        terms["area"] = share * (present + tcl.area(masks, absent, rsc.area_absent, inside))
+    return torch.stack(list(terms.values()))
+
+
+def _weights(config: Config) -> tuple[float, ...]:
+    """What each of the `TERMS` counts for in the loss."""
+    rsc = config.rsc
+    return 1.0, rsc.weight, rsc.weight, rsc.weight, config.train.affinity, rsc.texts, rsc.area
 
 
 def _learning_rate(train: TrainConfig, step: int) -> float:
+    """From 0 in a line over the first `warmup` steps, then the poly schedule, which did not wait. [ref: WeCLIP]"""
+    if step < train.warmup:
+        return train.learning_rate * step / train.warmup
     return train.learning_rate * (1 - step / train.steps) ** train.power
 
 
