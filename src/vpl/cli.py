@@ -18,6 +18,7 @@ from vpl import __version__
 from vpl.config import PRESETS, Config, preset
 from vpl.edges import storage
 from vpl.errors import ConfigError, VplError
+from vpl.exports import WAYS
 from vpl.machine import cores
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="pseudo-masks or the network in the formats of other tools")
     export.add_argument("folder", type=Path, metavar="RUN")
-    export.add_argument("--to", required=True, choices=("voc", "coco", "cvat", "yolo", "onnx", "hf"), help="the format")
+    export.add_argument("--to", required=True, choices=WAYS, help="the format")
     export.add_argument("--out", type=Path, default=None, metavar="DIR", help="where it goes (default: RUN/export/TO)")
     export.add_argument("--clip", default=None, help="where the CLIP of the network lies now, if elsewhere (onnx, hf)")
     export.set_defaults(command=_export)
