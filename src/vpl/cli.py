@@ -31,6 +31,7 @@ SHORTCUTS = {
     "separator": "data.separator",
     "alias": "data.aliases",
     "masks": "data.masks",
+    "mask-values": "data.mask_values",
     "classes": "data.classes",
     "format": "data.format",
     "split": "data.split",
@@ -47,7 +48,7 @@ SHORTCUTS = {
 }
 """Flag -> the configuration value that it sets."""
 
-HOW_TO_READ = ("data.columns", "data.separator", "data.aliases")
+HOW_TO_READ = ("data.columns", "data.separator", "data.aliases", "data.mask_values")
 """Flags that say how a list is read hold for the held-out list too."""
 
 PATHS = {"data.images", "data.tags", "data.masks", "validation.images", "validation.tags", "validation.masks"}

@@ -15,7 +15,8 @@ from jaxtyping import Bool
 
 from vpl import __version__
 from vpl.classes import IGNORE, ClassSet
-from vpl.exports.labelled import SPLIT, SUFFIXES, Labelled, bounds, write_photograph, write_text
+from vpl.edges.vocxml import box
+from vpl.exports.labelled import SPLIT, SUFFIXES, Labelled, write_photograph, write_text
 
 
 class Writer:
@@ -45,7 +46,7 @@ class Writer:
             if label == IGNORE:
                 entry["ignored"] = rle(where)
             elif label:
-                top, left, bottom, right = bounds(where)
+                top, left, bottom, right = box(where)
                 self._annotations.append({
                     "id": len(self._annotations) + 1,
                     "image_id": number,

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import UInt8
 from PIL import Image
 
 from vpl.classes import IGNORE, ClassSet, voc_palette
@@ -30,7 +30,6 @@ IGNORED = "ignored"
 """Name of label 255 where a layout names it; VOC tools call it so."""
 JPEG_QUALITY = 95
 SUFFIXES = {"JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png"}
-_ORIENTATION = 0x0112
 
 
 @dataclass(frozen=True)
@@ -117,12 +116,6 @@ def named_colors(classes: ClassSet, palette) -> list[tuple[str, tuple[int, int, 
     return list(zip(("background", *classes.names, IGNORED), (palette[label] for label in labels), strict=True))
 
 
-def bounds(where: Bool[np.ndarray, "H W"]) -> tuple[int, int, int, int]:
-    """Top, left, and one behind bottom and right."""
-    rows, columns = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
-
-
 def write_photograph(picture: Labelled, stem: Path, *wanted: str) -> Path:
     """Copy the photograph where its format and pixels fit, else write it as JPEG or PNG; returns the file."""
     own = _plain_suffix(picture.source)
@@ -142,7 +135,8 @@ def _plain_suffix(path: Path) -> str:
     with Image.open(path) as image:
         plain = image.mode in ("RGB", "L") and not image.has_transparency_data
         try:
-            upright = Image.Image.getexif(image).get(_ORIENTATION, 1) in (0, 1)
+            Image.Image.getexif(image)
+            upright = images.orientation(image) == 1
         except Exception:  # damaged metadata around good pixels: some tools may turn it
             upright = False
         return SUFFIXES.get(image.format, "") if plain and upright else ""

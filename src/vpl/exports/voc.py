@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 from vpl.classes import ClassSet
-from vpl.edges import images
+from vpl.edges import images, vocxml
 from vpl.exports.labelled import (
     SPLIT,
     Labelled,
-    bounds,
     distinct_palette,
     label_map,
     ready,
@@ -39,31 +37,11 @@ class Writer:
         write_photograph(picture, self._folder / "JPEGImages" / name, ".jpg")
         mask = ready(self._folder / "SegmentationClass" / f"{name}.png")
         images.write_mask(mask, picture.mask, self._palette)
-        write_text(self._folder / "Annotations" / f"{name}.xml", _annotation(name, picture, self._classes))
+        text = vocxml.annotation(name, picture.tags, picture.mask, self._classes)
+        write_text(self._folder / "Annotations" / f"{name}.xml", text)
         self._names[name] = None
 
     def close(self) -> None:
         lines = "".join(f"{name}\n" for name in self._names)
         write_text(self._folder / "ImageSets" / "Segmentation" / f"{SPLIT}.txt", lines)
         write_text(self._folder / "labelmap.txt", label_map(self._classes, self._palette))
-
-
-def _annotation(name: str, picture: Labelled, classes: ClassSet) -> str:
-    """VOC's XML; boxes are 1-based and inclusive."""
-    height, width = picture.mask.shape
-    lines = [
-        "<annotation>",
-        f"  <filename>{escape(name)}.jpg</filename>",
-        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-        "  <segmented>1</segmented>",
-    ]
-    for tag in picture.tags:
-        where, box = picture.mask == classes.index(tag) + 1, ""
-        if where.any():
-            top, left, bottom, right = bounds(where)
-            box = (
-                f"<bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax><ymax>{bottom}</ymax>"
-                "</bndbox>"
-            )
-        lines.append(f"  <object><name>{escape(tag)}</name><difficult>0</difficult>{box}</object>")
-    return "\n".join([*lines, "</annotation>"]) + "\n"
