@@ -128,12 +128,6 @@ class DataConfig(Section):
     separator: str = value("", OURS, "what stands between a photograph's tags; empty: found")
     aliases: tuple[str, ...] = value((), OURS, "TAG=CLASS: how a tag is to be read")
     masks: str = value("", OURS, "folder of truth masks, for evaluation only; empty: none")
-    mask_values: str = value(
-        "labels",
-        OURS,
-        "what the masks' numbers are: labels, the list's category ids, or 0 and the photograph's one tag",
-        choices=("labels", "ids", "binary"),
-    )
     split: str = value("", OURS, "voc: train, val, trainval or train_aug")
     classes: str = value("", OURS, "voc, coco, scenes or a classes file; empty: every tag that occurs")
 
@@ -151,6 +145,22 @@ class ClipConfig(Section):
 
     name: ClassVar[str] = "clip"
     model: str = value("pocket", OURS, "pocket, a hub name, a folder in transformers' format, or OpenAI's .pt")
+    heads: tuple[int, ...] = value(
+        (), OURS, "attention heads of the image and text tower; empty: as its files say", low=1, high=256
+    )
+    activation: str = value(
+        "", OURS, "activation of its blocks; empty: as its files say", choices=("", "quick_gelu", "gelu")
+    )
+    mean: tuple[float, ...] = value(
+        (),
+        OURS,
+        "mean of R, G, B in [0, 1] that images are freed of; empty: as its files say",
+        low=-1000.0,
+        high=1000.0,
+    )
+    std: tuple[float, ...] = value(
+        (), OURS, "deviation of R, G, B that images are divided by; empty: as its files say", low=1e-6, high=1000.0
+    )
     precision: str = value("float32", OURS, "number format of the encoders", choices=("float32", "bfloat16"))
     max_side: int = value(1024, OURS, "longer images are scaled down to this side, in pixels", low=16, high=16384)
     scale: float = value(1.0, OURS, "image size at the encoder over its size on disk", low=0.05, high=16.0)
@@ -266,6 +276,10 @@ class CrfConfig(Section):
     bilateral_color: float = value(3.0, REFERENCE, "σ_rgb of the appearance kernel, of 255", low=1e-3, high=1e4)
     bilateral_weight: float = value(4.0, REFERENCE, "weight of the appearance kernel", low=0.0, high=1e4)
     mode: str = value("exact", OURS, "exact: full resolution; fast: half resolution", choices=("exact", "fast"))
+
+    def keywords(self) -> dict[str, float | int | str]:
+        """The settings under the names that `crf.dense_crf` takes."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "enabled"}
 
 
 @dataclass(frozen=True)

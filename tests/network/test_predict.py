@@ -12,15 +12,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 
 import training_case as case
+from clip_files import to_openai
 from vpl.clip.model import FrozenClip
 from vpl.config import PredictConfig
 from vpl.edges import images
 from vpl.edges.datasets import Sample
 from vpl.errors import ConfigError, DataError, ModelError
 from vpl.method import crf
-from vpl.network import predict, train
+from vpl.network import hub, predict, train
 from vpl.network.head import Sight
 from vpl.network.predict import SINGLE, Protocol, predict_folder
 
@@ -166,7 +168,7 @@ def test_grey_clear_and_turned_pictures(predictor):
     expected = predictor.predict(np.repeat(grey[..., None], 3, axis=2))
     assert np.array_equal(predictor.predict(grey), expected)
     assert np.array_equal(predictor.predict(Image.fromarray(grey)), expected)
-    clear = np.full((41, 58, 4), (9, 90, 200, 0), np.uint8)
+    clear = np.concatenate([picture(), np.zeros((41, 58, 1), np.uint8)], axis=2)
     white = np.full((41, 58, 3), 255, np.uint8)
     assert np.array_equal(predictor.predict(Image.fromarray(clear, "RGBA")), predictor.predict(white))
     turned = Image.fromarray(picture())
@@ -180,6 +182,7 @@ def test_grey_clear_and_turned_pictures(predictor):
         (np.zeros((4, 4, 3), np.float32), r"array of float32 and shape \(4, 4, 3\); expected uint8"),
         (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\); expected uint8 of shape \(H, W, 3\)"),
         (np.zeros((0, 4), np.uint8), "expected at least 1 x 1"),
+        (Image.new("F", (3, 3)), "pixels of kind F; expected 8 bits"),
         ("nothing/here.png", "no file nothing/here.png"),
     ],
 )
@@ -199,6 +202,20 @@ def test_load_from_run_or_network_folder_by_the_saved_name(run, predictor):
 def test_another_clip_is_refused(run, clips):
     with pytest.raises(ModelError, match=r"has other weights .* Give the CLIP that it was trained with"):
         predict.load(run, clips["wide"])
+
+
+def test_a_network_remembers_what_was_said_of_its_clip(hf_models, tmp_path):
+    save_file(to_openai(hf_models["narrow"].state_dict()), tmp_path / "vit.safetensors")
+    said = {"heads": (2, 3), "activation": "quick_gelu", "mean": (0.5, 0.4, 0.3), "std": (0.2, 0.2, 0.2)}
+    clip = FrozenClip.load(tmp_path / "vit.safetensors", device="cpu", **said)
+    made = case.finished_run(tmp_path / "run", clip, train__steps=1)
+    assert predict.load(made, device="cpu").parts[1].said == clip.said
+    with pytest.raises(ModelError, match="has other weights"):
+        predict.load(made, FrozenClip.load(tmp_path / "vit.safetensors", device="cpu", **said | {"activation": "gelu"}))
+    card, head = predict.load(made, device="cpu").card, predict.load(made, device="cpu").parts[0]
+    (tmp_path / "hf").mkdir()
+    hub.write(tmp_path / "hf", card, head, clip, [])
+    assert hub.read(tmp_path / "hf", "cpu")[2].weights_hash == clip.weights_hash
 
 
 @pytest.mark.parametrize("damage", ["empty", "no weights", "half weights", "other weights", "other card"])

@@ -1,4 +1,4 @@
-"""Files of tensors -> tensors by key. Nothing is ever unpickled freely.
+"""Files of tensors -> tensors by key, nested ones by dotted keys. Nothing is ever unpickled freely.
 
 safetensors are plain data, `.bin` and plain `.pt` are read with `weights_only`, and of a TorchScript archive (OpenAI's
 `ViT-B-16.pt`) only the tensors are read; the program inside it never runs.
@@ -11,7 +11,9 @@ import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,17 +24,27 @@ MOST_TEXT_BYTES = 2**28
 """Larger JSON files beside weights are refused unread."""
 MOST_OTHER_BYTES = 2**26
 """What an archive or its tensors may claim above what the file holds; more is a trap for memory."""
+MOST_NESTED = 4
+"""How deep a checkpoint may bury its state dict."""
 
 
-def read_tensors(path: Path, name: str) -> dict[str, Tensor]:
-    """The tensors of one file by key; `name` is what messages call it.
+@dataclass(frozen=True)
+class Stored:
+    """The tensors of one file by key, and the names of the classes of a TorchScript program; None: no program."""
+
+    tensors: dict[str, Tensor]
+    program: frozenset[str] | None = None
+
+
+def read_tensors(path: Path, name: str) -> Stored:
+    """What one file holds; `name` is what messages call it.
 
     Raises:
         ModelError: the file is damaged, claims more than it holds, or holds pickled objects other than tensors.
     """
     if path.suffix == ".safetensors":
-        return _safetensors(path, name)
-    return _torchscript(path, name) if _is_torchscript(path) else _plain_pickle(path, name)
+        return Stored(_safetensors(path, name))
+    return _torchscript(path, name) if _is_torchscript(path) else Stored(_plain_pickle(path, name))
 
 
 def reason(error: Exception) -> str:
@@ -82,11 +94,18 @@ def _plain_pickle(path: Path, name: str) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # a damaged archive raises a dozen kinds
         raise broken(name, error) from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
     if not isinstance(state, Mapping):
         raise ModelError(f"{name} holds a {type(state).__name__}, expected a state dict of CLIP's tensors.")
-    return _own_tensors(state.items(), path, name)
+    return _own_tensors(_leaves(state), path, name)
+
+
+def _leaves(tree: Mapping, before: str = "", depth: int = 1) -> Iterator[tuple[object, object]]:
+    """What nested mappings hold, by dotted keys."""
+    for key, one in tree.items():
+        if isinstance(one, Mapping) and depth < MOST_NESTED:
+            yield from _leaves(one, f"{before}{key}.", depth + 1)
+        elif isinstance(key, str):
+            yield before + key, one
 
 
 def _own_tensors(items: Iterable[tuple[object, object]], path: Path, name: str) -> dict[str, Tensor]:
@@ -155,9 +174,11 @@ class _TensorsOnly(pickle._Unpickler):
         super().__init__(archive.open(f"{root}/data.pkl"))
         self._archive, self._root = archive, root
         self._storages: dict[str, Tensor] = {}
+        self.classes: set[str] = set()
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> object:
         if module.startswith("__torch__"):
+            self.classes.add(f"{module}.{name}")
             return type("Script", (_Script,), {})
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
@@ -171,7 +192,7 @@ class _TensorsOnly(pickle._Unpickler):
             return lambda values, *_: values
         raise pickle.UnpicklingError(f"{module}.{name} is not allowed")
 
-    def persistent_load(self, pid):
+    def persistent_load(self, pid: Any) -> Tensor:
         _, dtype, key, _, count = pid
         if not count:
             return torch.empty(0, dtype=dtype)
@@ -181,24 +202,26 @@ class _TensorsOnly(pickle._Unpickler):
         return self._storages[key].view(dtype)[:count]
 
 
-def _tensor_view(storage: Tensor, offset: int, size: tuple, stride: tuple, *_) -> Tensor:
+def _tensor_view(storage: Tensor, offset: int, size: tuple, stride: tuple, *_: object) -> Tensor:
     return storage.as_strided(size, stride, offset)
 
 
-def _torchscript(path: Path, name: str) -> dict[str, Tensor]:
+def _torchscript(path: Path, name: str) -> Stored:
     """The parameters of a TorchScript archive by their dotted names. Its program is not run."""
     try:
         with zipfile.ZipFile(path) as archive:
             _check_archive(archive, path)
             root = next(entry for entry in archive.namelist() if entry.endswith("/data.pkl")).rpartition("/")[0]
-            return _own_tensors(_named_tensors(_TensorsOnly(archive, root).load(), "", set()), path, name)
+            reader = _TensorsOnly(archive, root)
+            tensors = _own_tensors(_named_tensors(reader.load(), "", set()), path, name)
+            return Stored(tensors, frozenset(reader.classes))
     except ModelError:
         raise
     except Exception as error:  # damaged archives and pickles raise a dozen kinds
         raise broken(name, error) from error
 
 
-def _named_tensors(module, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
+def _named_tensors(module: object, prefix: str, seen: set[int]) -> Iterator[tuple[str, Tensor]]:
     """Tensors by their dotted names; a module that is met again, which no CLIP has, is left out."""
     seen.add(id(module))
     for key, child in vars(module).items():

@@ -24,13 +24,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vpl.clip.block import LastBlock, plainly, through
+from vpl.clip.facts import CLIP_MEAN, CLIP_STD, Architecture, Said, openai_architecture
+from vpl.clip.spelling import canonical
 from vpl.clip.towers import towers
-from vpl.clip.weights import CLIP_MEAN, CLIP_STD, Architecture, canonical, read
+from vpl.clip.weights import read
+from vpl.config import ClipConfig
 from vpl.errors import ModelError
 from vpl.machine import device_of
 
 TEXTS_AT_ONCE = 256
-LARGEST_LOGIT_SCALE = 1e6
+LOGIT_SCALES = (2, 1000)
+"""Training begins with 14.3 and holds the scale at 100 and less; others are a logarithm that was not taken."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,7 @@ class FrozenClip(nn.Module):
         tokenizer: Callable[[Sequence[str]], Tensor] | None = None,
         mean: Sequence[float] = CLIP_MEAN,
         std: Sequence[float] = CLIP_STD,
+        said: Said | None = None,
     ):
         super().__init__()
         with torch.device("meta"):
@@ -91,6 +96,11 @@ class FrozenClip(nn.Module):
                 raise ModelError(
                     f"{name}: {key} holds {weights[key].dtype}, expected floats. Give weights that are not quantized."
                 )
+        if other := weights.keys() - expected.keys():
+            raise ModelError(
+                f"{name} is no plain CLIP ViT: its towers hold {min(other)}, which a plain one lacks, so its features "
+                "are others. Give another CLIP."
+            )
         self.load_state_dict({key: weights[key].detach().float().contiguous() for key in expected}, assign=True)
         for key, tensor in self.state_dict().items():
             if not bool(torch.isfinite(tensor.sum())):  # a sum is quicker than a look at each, and as sure
@@ -101,29 +111,58 @@ class FrozenClip(nn.Module):
         self.width, self.dim = self.image.projection.shape
         self.heads, self.layers = self.image.heads, len(self.image.blocks)
         self.logit_scale = float(self.log_scale.exp())
-        if not 0 < self.logit_scale < LARGEST_LOGIT_SCALE:
-            raise ModelError(f"{name}: the logit scale is {self.logit_scale}; expected about 100. Download it again.")
+        if not LOGIT_SCALES[0] <= self.logit_scale <= LOGIT_SCALES[1]:
+            raise ModelError(
+                f"{name}: logit_scale is {float(self.log_scale)}; expected the logarithm of a scale from "
+                f"{LOGIT_SCALES[0]} to {LOGIT_SCALES[1]}, such as OpenAI's 4.6052. Store its logarithm, not the scale "
+                "or a temperature."
+            )
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self._end_token = architecture.end_token
+        self.architecture, self.said = architecture, said or Said()
         self._tokenizer = tokenizer
         super().train(False)
 
     @classmethod
-    def load(cls, name_or_path: str | Path, device: str = "auto", precision: str = "float32") -> FrozenClip:
+    def load(
+        cls,
+        name_or_path: str | Path,
+        device: str = "auto",
+        precision: str = "float32",
+        *,
+        heads: Sequence[int] = (),
+        activation: str = "",
+        mean: Sequence[float] = (),
+        std: Sequence[float] = (),
+    ) -> FrozenClip:
         """Load a CLIP ViT.
 
         Args:
             name_or_path: "pocket" (carried by this package), a hub name ("openai/clip-vit-base-patch16"), a folder in
-                transformers' format, OpenAI's .pt, or OpenAI's keys in .safetensors.
+                transformers' or open_clip's format, OpenAI's .pt, or a checkpoint in OpenAI's keys.
             device: "auto" (cuda, else mps, else cpu) or a torch device.
             precision: "float32" or "bfloat16" for the image blocks' matrix products; the text tower stays float32.
+            heads: attention heads of the image tower and of the text tower, where no file beside the weights says it.
+            activation: "quick_gelu" or "gelu", likewise.
+            mean, std: per channel (R, G, B), for images in [0, 1], likewise.
 
         Raises:
-            ModelError: nothing is there, or it can't be read, or it is no CLIP with a vision transformer.
+            ModelError: nothing is there, it can't be read, it is no CLIP with a vision transformer, or heads or
+                activation are not known.
         """
-        found = read(str(name_or_path))
-        clip = cls(found.tensors, found.architecture, str(name_or_path), found.tokenizer, found.mean, found.std)
+        said = Said(heads, activation, mean, std)
+        found = read(str(name_or_path), said)
+        clip = cls(found.tensors, found.architecture, str(name_or_path), found.tokenizer, found.mean, found.std, said)
         return clip.prepare(device, precision)
+
+    @classmethod
+    def of(cls, config: ClipConfig, device: str = "auto") -> FrozenClip:
+        """The CLIP of a configuration.
+
+        Raises:
+            ModelError: as for `load`.
+        """
+        said = {key: getattr(config, key) for key in ("heads", "activation", "mean", "std")}
+        return cls.load(config.model, device, config.precision, **said)
 
     @classmethod
     def from_state_dict(
@@ -131,11 +170,14 @@ class FrozenClip(nn.Module):
     ) -> FrozenClip:
         """A copy of tensors under transformers' or OpenAI's keys as a FrozenClip on their device, without a tokenizer.
 
+        Args:
+            architecture: what their shapes do not tell; None: they are OpenAI's own, or made as those.
+
         Raises:
             ModelError: the tensors are no CLIP ViT's.
         """
         copied = {key: tensor.clone() for key, tensor in canonical(state, name).items()}
-        return cls(copied, architecture or Architecture(), name)
+        return cls(copied, architecture or openai_architecture(copied), name)
 
     def prepare(self, device: str = "auto", precision: str = "float32") -> FrozenClip:
         """Move to a device and set the precision of the image blocks; returns self.
@@ -175,9 +217,11 @@ class FrozenClip(nn.Module):
     def weights_hash(self) -> str:
         """SHA-256 (hexadecimal) of the weights as they are now, the same for every file format that they came in.
 
-        It reads all weights (about half a second for ViT-B/16): keep it rather than ask twice.
+        What the user said of them (heads, activation, mean, std) is part of it: it makes another CLIP of them. It reads
+        all weights (about half a second for ViT-B/16): keep it rather than ask twice.
         """
-        digest = hashlib.sha256()
+        said = self.said.facts()
+        digest = hashlib.sha256(repr(sorted(said.items())).encode() if said else b"")
         for key, tensor in sorted(self.state_dict().items()):
             digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy())
@@ -214,12 +258,13 @@ class FrozenClip(nn.Module):
                 "Use the tokenizer that belongs to these weights."
             )
         ids = ids.to(self.device)
-        if self._end_token is None:
+        end_token = self.architecture.end_token
+        if end_token is None:
             ends = ids.argmax(1)
         else:
-            is_end = ids == self._end_token
+            is_end = ids == end_token
             if not bool(is_end.any(1).all()):
-                raise ModelError(f"a text has no end token (id {self._end_token}). Use the weights' own tokenizer.")
+                raise ModelError(f"a text has no end token (id {end_token}). Use the weights' own tokenizer.")
             ends = is_end.int().argmax(1)
         batches = zip(ids.split(TEXTS_AT_ONCE), ends.split(TEXTS_AT_ONCE), strict=True)
         parts = [self._encode_tokens(*batch) for batch in batches]

@@ -30,7 +30,8 @@ _OPENAI = {
     "logit_scale": "log_scale",
 }
 _HF_BLOCK = {
-    "layer_norm1": "ln1", "self_attn.out_proj": "out", "layer_norm2": "ln2", "mlp.fc1": "up", "mlp.fc2": "down",
+    "layer_norm1": "ln1", "self_attn.qkv.": "qkv.", "self_attn.out_proj": "out", "layer_norm2": "ln2", "mlp.fc1": "up",
+    "mlp.fc2": "down",
 }  # fmt: skip
 _HF = {
     "vision_model.embeddings.patch_embedding.weight": "image.patch",
@@ -49,61 +50,92 @@ _HF = {
 }
 
 
+_ANCHORS = ("visual.class_embedding", "vision_model.embeddings.class_embedding")
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+"""What torch.compile and FSDP write into a key, wherever the module was wrapped."""
+_BUFFERS = ("position_ids", "attn_mask")
+"""Tensors inside the towers that are no weights."""
+
+
 def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Tensors of either spelling under model.py's names.
+    """Tensors of either spelling under model.py's names, whatever a checkpoint wrote before each key.
 
     Raises:
-        ModelError: they are no CLIP ViT's.
+        ModelError: they are no CLIP ViT's, or those of several, or of one with tensors that a plain one lacks.
     """
+    state = _unwrapped(state, name)
     if any(key.startswith(("visual.layer1.", "visual.attnpool.")) for key in state):
         raise ModelError(
             f"{name} is a CLIP with a ResNet image encoder; expected a vision transformer. Use ViT-B-16 or another ViT."
         )
+    if not any(anchor in state for anchor in _ANCHORS):
+        raise ModelError(
+            f"{name} holds no CLIP ViT: neither OpenAI's nor transformers' keys are there "
+            f"(first key: {next(iter(state), 'none')}). Give CLIP weights with both towers."
+        )
     try:
-        if "vision_model.embeddings.class_embedding" in state:
-            return _from_transformers(state)
-        if "visual.class_embedding" in state:
-            return _renamed(state, _OPENAI, _OPENAI_BLOCK)
+        openais = _ANCHORS[0] in state
+        found = _renamed(state, _OPENAI, _OPENAI_BLOCK) if openais else _renamed(_like_openais(state), _HF, _HF_BLOCK)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
             f"{name} is no complete CLIP ViT: its tensors don't fit together ({reason(error)}). Give the original "
             "weights."
         ) from error
-    raise ModelError(
-        f"{name} holds no CLIP ViT: neither OpenAI's nor transformers' keys are there "
-        f"(first key: {next(iter(state), 'none')}). Give CLIP weights with both towers."
-    )
+    if not any(key.startswith("text.") for key in found):
+        raise ModelError(f"{name} holds the image tower alone; expected both towers. Give the original weights.")
+    return found
+
+
+def _unwrapped(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Keys without `module.`, `model.`, `state_dict.` and the like, which stand before every key of a checkpoint."""
+    for wrapper in _WRAPPERS:
+        state = {key.replace(wrapper, ""): tensor for key, tensor in state.items()}
+    starts = {key.removesuffix(anchor) for key in state for anchor in _ANCHORS if f".{key}".endswith(f".{anchor}")}
+    if len(starts) > 1:
+        found = ", ".join(sorted(start or "no prefix" for start in starts))
+        raise ModelError(
+            f"{name} holds {len(starts)} CLIPs ({found}); save the one that is meant as a file of its own."
+        )
+    start = next(iter(starts), "")
+    state = {key.removeprefix(start): tensor for key, tensor in state.items() if key.startswith(start)}
+    if "text.token_embedding.weight" in state:  # open_clip's newer class keeps the text tower in a module of its own
+        state = {key.removeprefix("text."): tensor for key, tensor in state.items()}
+    return state
 
 
 def _renamed(state: Mapping[str, Tensor], names: dict[str, str], inside: dict[str, str]) -> dict[str, Tensor]:
-    """Keys translated by their longest known beginning; a block's keys by `inside` after its number."""
+    """Keys translated by their known beginning; a block's keys by `inside` after its number.
+
+    What the towers hold beside that keeps its key, so that FrozenClip sees it; what is outside of them is left out.
+    """
+    roots = tuple({f"{known.partition('.')[0]}." for known in names})
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
         start = next((known for known in names if key == known or key.startswith(f"{known}.")), None)
-        if start is None:
-            continue
-        rest = key[len(start) :]
-        if names[start].endswith(".blocks"):
-            _, number, rest = [*rest.split(".", 2), "", ""][:3]
-            part = next((known for known in inside if rest.startswith(known)), None)
-            if part is None:
-                continue
-            rest = f".{number}.{inside[part]}{rest[len(part) :]}"
-        result[names[start] + rest] = tensor
+        rest = key[len(start or "") :]
+        if start is not None and names[start].endswith(".blocks"):
+            _, number, leaf = [*rest.split(".", 2), "", ""][:3]
+            part = next((known for known in inside if leaf.startswith(known)), None)
+            start, rest = (None, "") if part is None else (start, f".{number}.{inside[part]}{leaf[len(part) :]}")
+        if start is not None:
+            result[names[start] + rest] = tensor
+        elif key.startswith(roots) and not key.endswith(_BUFFERS):
+            result[key] = tensor
     return result
 
 
-def _from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    result = _renamed(state, _HF, _HF_BLOCK)
-    for key in ("image.projection", "text.projection"):
-        if key in result:
-            result[key] = result[key].transpose(0, -1)
-    for key in state:
-        if ".self_attn.q_proj." in key:
-            tower, _, tail = key.partition(".encoder.layers.")
-            number, _, leaf = tail.replace("self_attn.q_proj.", "").partition(".")
-            keys = [key.replace("q_proj", f"{part}_proj") for part in "qkv"]
-            if all(one in state for one in keys):
-                side = "image" if tower == "vision_model" else "text"
-                result[f"{side}.blocks.{number}.qkv.{leaf}"] = torch.cat([state[one] for one in keys])
+def _like_openais(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """transformers' tensors with projections that multiply from the right, and q, k and v in one."""
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        block, _, leaf = key.partition(".self_attn.")
+        part, _, kind = leaf.partition("_proj.")
+        if part not in ("q", "k", "v"):
+            result[key] = (
+                tensor.transpose(0, -1) if key in ("visual_projection.weight", "text_projection.weight") else tensor
+            )
+        elif all(f"{block}.self_attn.{one}_proj.{kind}" in state for one in "qkv"):
+            result[f"{block}.self_attn.qkv.{kind}"] = torch.cat(
+                [state[f"{block}.self_attn.{one}_proj.{kind}"] for one in "qkv"]
+            )
     return result

@@ -1,7 +1,13 @@
-"""Texts -> token ids, by the tokenizer that belongs to the weights. METHOD.md 0."""
+"""Texts -> token ids, by the tokenizer that belongs to the weights. METHOD.md 0.
+
+Before any tokenizer, a text is cleaned as OpenAI's own code cleans it, and as CLIP's training texts were: mended by
+ftfy (ligatures, curly quotes, full-width letters, wrong decodings), freed of HTML's entities, white space to one blank.
+"""
 
 from __future__ import annotations
 
+import html
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,10 +19,30 @@ from vpl.errors import ModelError
 
 Tokenize = Callable[[Sequence[str]], Tensor]
 """Texts to token ids (n, longest) int64: start token, words, end token, zeros."""
+OPENAI_WORDS = 49408
+"""Tokens of CLIP's own vocabulary."""
+_PLAIN = re.compile(r"[ -%'-~]*")
+"""Texts that cleaning leaves as they are, but for their blanks: printable ASCII without an ampersand."""
 
 
-def folder_tokenizer(folder: Path, name: str, context: int) -> Tokenize | None:
-    """Token ids from tokenizer.json or, where there is none, from vocab.json and merges.txt; read on first use."""
+def cleaned(text: str) -> str:
+    """A text as OpenAI's tokenizer reads it, before it is made lower case."""
+    if not _PLAIN.fullmatch(text):
+        import ftfy
+
+        text = html.unescape(html.unescape(ftfy.fix_text(text)))
+    return " ".join(text.split())
+
+
+def folder_tokenizer(folder: Path, name: str, context: int, words: int) -> Tokenize | None:
+    """Token ids from tokenizer.json or, where there is none, from vocab.json and merges.txt; None where neither is.
+
+    Args:
+        context: most tokens of a text. words: rows of the weights' table of words.
+
+    Raises:
+        ModelError: a file is damaged, or has more tokens than the weights know.
+    """
     if (folder / "tokenizer.json").is_file():
         from tokenizers import Tokenizer
 
@@ -39,16 +65,25 @@ def folder_tokenizer(folder: Path, name: str, context: int) -> Tokenize | None:
             logging.set_verbosity(before)
     else:
         return None
+    if reader.get_vocab_size() > words > 0:
+        raise ModelError(
+            f"{name}: its tokenizer has {reader.get_vocab_size()} tokens, its weights know {words}; give the weights' "
+            "own tokenizer."
+        )
 
     def tokenize(texts: Sequence[str]) -> Tensor:
         try:
             reader.enable_truncation(context)
             reader.no_padding()
-            rows = [encoding.ids for encoding in reader.encode_batch(list(texts))]
+            rows = [encoding.ids for encoding in reader.encode_batch([cleaned(text) for text in texts])]
         except Exception as error:  # as above
             raise broken(f"{name}: its tokenizer", error) from error
         if not all(rows):
             raise ModelError(f"the tokenizer of {name} makes no token of a text; give the weights' own tokenizer.")
+        if len({row[-1] for row in rows}) > 1:
+            raise ModelError(
+                f"the tokenizer of {name} closes no text with an end token; give the weights' own tokenizer."
+            )
         return _padded(rows)
 
     return tokenize
@@ -67,7 +102,7 @@ def openai_tokenizer(context: int) -> Tokenize:
             ) from error
         reader = Tokenizer()
         start, end = reader.start_of_text(), reader.end_of_text()
-        return _padded([[start, *reader.encode(text)[: context - 2], end] for text in texts])
+        return _padded([[start, *reader.encode(cleaned(text))[: context - 2], end] for text in texts])
 
     return tokenize
 

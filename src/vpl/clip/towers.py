@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vpl.clip.block import Block
-from vpl.clip.weights import Architecture
+from vpl.clip.facts import GELU, QUICK, Architecture
 from vpl.errors import ModelError
-
-OPENAI_HEAD_WIDTH = 64
 
 
 class _Tower(nn.Module):
@@ -27,7 +26,7 @@ class _Tower(nn.Module):
 
 
 class ImageTower(_Tower):
-    def __init__(self, width: int, patch: int, grid: int, dim: int, **shared):
+    def __init__(self, width: int, patch: int, grid: int, dim: int, **shared: Any):
         super().__init__(width, **shared)
         self.patch = nn.Parameter(torch.empty(width, 3, patch, patch))
         self.start = nn.Parameter(torch.empty(width))
@@ -38,7 +37,7 @@ class ImageTower(_Tower):
 
 
 class TextTower(_Tower):
-    def __init__(self, width: int, words: int, context: int, dim: int, **shared):
+    def __init__(self, width: int, words: int, context: int, dim: int, **shared: Any):
         super().__init__(width, **shared)
         self.words = nn.Parameter(torch.empty(words, width))
         self.positions = nn.Parameter(torch.empty(context, width))
@@ -56,12 +55,11 @@ def towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str)
             )
         return weights[key].shape
 
-    def shared(side: str, heads: int | None, activation: str, eps: float) -> dict:
+    def shared(side: str, heads: int, activation: str, eps: float) -> dict:
         width = shape(f"{side}.projection", 2)[0]
-        heads = max(1, width // OPENAI_HEAD_WIDTH) if heads is None else heads
         if heads < 1 or width % heads:
-            raise ModelError(f"{name}: {heads} attention heads do not divide {width} columns. Correct config.json.")
-        if activation not in ("quick_gelu", "gelu"):
+            raise ModelError(f"{name}: {heads} attention heads do not divide {width} columns. Correct it.")
+        if activation not in (QUICK, GELU):
             raise ModelError(f"{name}: the activation {activation!r} is unknown; expected quick_gelu or gelu.")
         if not 0 < eps < 1:
             raise ModelError(f"{name}: LayerNorm's epsilon is {eps}; expected a small number such as 1e-05.")

@@ -15,14 +15,13 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
 import numpy as np
 
-from vpl.classes import IGNORE
 from vpl.config import DataConfig
 from vpl.edges import onehot
 from vpl.edges.names import IMAGE_SUFFIXES, existing_file, inside, listing, located, shown
@@ -85,11 +84,10 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows, the classes in the order that the file itself numbers them (empty: it does not), and ids by their names."""
+    """Rows, and the classes in the order that the file itself numbers them (empty: it does not)."""
 
     rows: Iterable[Row]
     classes: tuple[str, ...] = ()
-    ids: Mapping[str, int] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------- tag files
@@ -564,11 +562,10 @@ def coco(source: Source) -> Listing:
     numbers = [one for one in names if isinstance(one, int)]
     order = sorted(numbers) if len(numbers) == len(names) else list(names)
     ordered = each_once(names[one] for one in order)
-    ids = {tag: one for one in numbers for tag in each_once([names[one]]) if 0 < one < IGNORE}
     if order == list(range(1, len(order) + 1)):
-        return Listing(rows, ordered, ids)
+        return Listing(rows, ordered)
     used = {tag for row in rows for tag in row.tags}
-    return Listing(rows, tuple(name for name in ordered if name in used), ids)
+    return Listing(rows, tuple(name for name in ordered if name in used))
 
 
 def _coco_tree(path: Path) -> dict:

@@ -82,7 +82,7 @@ def ablate(
         own, scenes_own = base.flat(), preset("scenes").flat()
         base = base.with_values({key: one for key, one in QUICK_NETWORK.items() if own[key] == scenes_own[key]})
     ablations = [_with_default(one, base) for one in ablations]
-    clip = FrozenClip.load(base.clip.model, device, base.clip.precision)
+    clip = FrozenClip.of(base.clip, device)
     wanted: list[tuple[Scenes | OwnData, int, Config, bool]] = []
     for source in sources:
         for number in range(sets):

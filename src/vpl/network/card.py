@@ -70,6 +70,7 @@ class Card:
         max_side: longer images are scaled down to this side, pixels.
         predict, crf: the second protocol of METHOD.md 6.
         training: what shaped the weights, as plain values.
+        clip_said: what the user said of that CLIP (heads, activation, mean, std), which its files don't.
     """
 
     classes: ClassSet
@@ -87,6 +88,7 @@ class Card:
     crf: CrfConfig
     training: dict[str, Any]
     student: dict[str, Any] | None = None
+    clip_said: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True) + "\n"
@@ -134,7 +136,7 @@ class Card:
             numbers = [value for value in one if type(value) in (int, float) and abs(value) < MOST_OF_A_SIZE]
             if len(numbers) != 3 or len(one) != 3 or (key != "mean" and min(numbers) <= 0):
                 wrong.append(key)
-        tables = {"training": self.training, "student": self.student or {}}
+        tables = {"training": self.training, "student": self.student or {}, "clip_said": self.clip_said}
         wrong += [key for key, one in tables.items() if not isinstance(one, dict)]
         if wrong:
             raise ValueError(f"{wrong[0]} is no value that vpl writes")

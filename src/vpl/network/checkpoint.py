@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
@@ -150,6 +151,7 @@ def write_network(
         decoder=config.decoder,
         clip_name=clip.name,
         clip_hash=settings["clip hash"],
+        clip_said=dataclasses.asdict(clip.said),
         clip_blocks=clip.layers,
         clip_width=clip.width,
         patch=clip.patch,

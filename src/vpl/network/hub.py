@@ -13,21 +13,19 @@ lies in the folder, so that the hash of the weights can be checked; its tokenize
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from vpl import __version__
+from vpl.clip.facts import Architecture, Said
 from vpl.clip.model import FrozenClip
-from vpl.clip.weights import Architecture
-from vpl.edges import storage, templates
+from vpl.edges import storage
 from vpl.errors import ModelError
 from vpl.network.card import Card
 from vpl.network.head import Network
@@ -37,12 +35,8 @@ WEIGHTS_FILE, CONFIG_FILE, PIXELS_FILE, README_FILE = (
     "model.safetensors", "config.json", "preprocessor_config.json", "README.md",
 )  # fmt: skip
 CARD_KEY, CLIP_KEY = "vpl_card", "vpl_clip"
-Evaluations = Sequence[Mapping[str, Any]]
-"""Of metrics.json."""
 MODEL_TYPE = "vpl"
 """Of a head over CLIP; transformers has no class for it, vpl.load has."""
-METRICS = {"miou": "mean_iou", "pixel_accuracy": "pixel_accuracy"}
-"""Scores of metrics.json -> what hubs call them."""
 _BICUBIC = 3
 
 
@@ -54,7 +48,7 @@ def is_folder(folder: Path) -> bool:
         return False
 
 
-def write(folder: Path, card: Card, head: Network, clip: FrozenClip | None, evaluations: Evaluations) -> None:
+def write(folder: Path, card: Card, head: Network, clip: FrozenClip | None, evaluations: Sequence[Mapping]) -> None:
     """Write the folder.
 
     Args:
@@ -80,7 +74,7 @@ def write(folder: Path, card: Card, head: Network, clip: FrozenClip | None, eval
             {key: one.detach().float().cpu().contiguous() for key, one in tensors.items()}, {"format": "pt"}
         )
         storage.write_bytes_atomic(folder / WEIGHTS_FILE, data)
-        config |= {"model_type": MODEL_TYPE, CLIP_KEY: dataclasses.asdict(_architecture(clip))}
+        config |= {"model_type": MODEL_TYPE, CLIP_KEY: dataclasses.asdict(clip.architecture)}
     pixels = {
         "do_resize": True,
         "longest_edge": card.max_side,
@@ -118,31 +112,15 @@ def read(folder: Path, device: str = "auto") -> tuple[Card, Network, FrozenClip 
     weights = {part: {key.removeprefix(f"{part}."): one for key, one in tensors.items() if key.startswith(f"{part}.")}
                for part in ("clip", "head")}  # fmt: skip
     head = card.head_of(weights["head"], f"the weights in {folder}", "export or download it again.")
-    clip = FrozenClip(weights["clip"], architecture, card.clip_name, None, card.mean, card.std).prepare(device)
+    said = Said(**card.clip_said)
+    clip = FrozenClip(weights["clip"], architecture, card.clip_name, None, card.mean, card.std, said).prepare(device)
     if clip.weights_hash != card.clip_hash:
         raise ModelError(f"the CLIP in {folder} is not the one that its network was trained with; export it again.")
     return card, head, clip
 
 
-def _architecture(clip: FrozenClip) -> Architecture:
-    """What the shapes of CLIP's weights do not tell."""
-    return Architecture(
-        image_heads=clip.image.heads,
-        text_heads=clip.text.heads,
-        image_activation=clip.image.activation,
-        text_activation=clip.text.activation,
-        image_eps=clip.image.ln_post.eps,
-        text_eps=clip.text.ln_final.eps,
-        end_token=clip._end_token,
-    )
-
-
-def model_card(card: Card, evaluations: Evaluations) -> str:
-    """README.md, from figures alone; its head is the YAML that hubs read.
-
-    Args:
-        evaluations: of metrics.json.
-    """
+def model_card(card: Card, evaluations: Sequence[Mapping]) -> str:
+    """README.md, from figures alone; its head is the YAML that hubs read."""
     rows = [
         (one["split"], len(one["classes"]) + 1, row)
         for one in evaluations
@@ -155,7 +133,7 @@ def model_card(card: Card, evaluations: Evaluations) -> str:
             "dataset": {"type": "custom", "name": split, "split": split},
             "metrics": [
                 {"type": kind, "name": f"{kind}, {row['name']}, {row['images']} images", "value": round(row[key], 4)}
-                for key, kind in METRICS.items()
+                for kind, key in (("mean_iou", "miou"), ("pixel_accuracy", "pixel_accuracy"))
             ],
         }
         for split, _, row in rows
@@ -170,16 +148,52 @@ def model_card(card: Card, evaluations: Evaluations) -> str:
         head["base_model"] = card.clip_name
     if results:
         head["model-index"] = [{"name": "vpl", "results": results}]
-    return templates.render(
-        "network",
-        "model-card.md",
-        head=head,
-        card=card,
-        version=__version__,
-        json=functools.partial(json.dumps, ensure_ascii=False),
-        classes=list(enumerate(("background", *card.classes.names))),
-        rows=[
-            (split, row["images"], count, row["name"], *(templates.percent(row[key]) for key in METRICS))
-            for split, count, row in rows
-        ],
-    )
+    yaml = [f"{key}: {json.dumps(one, ensure_ascii=False)}" for key, one in head.items()]
+    what = "a transformers model" if card.student is not None else "a head over the frozen features of CLIP"
+    kept = "" if card.student is not None else ", which lies in this folder too"
+    text = [
+        "\n".join(["---", *yaml, "---"]),
+        "# A segmentation network that was trained without masks",
+        f"Made by vpl {__version__} (Vision Prototype Learning, arXiv 2412.19650) from image tags alone. The network "
+        f"is {what}; its pseudo-masks came from the CLIP `{card.clip_name}` (SHA-256 of its weights `{card.clip_hash}`)"
+        f"{kept}.",
+        "```python\nimport vpl\n\nnetwork = vpl.load(\"FOLDER\")\nlabels = network.predict(\"photo.jpg\")  "
+        "# (H, W) uint8, values below\n```",
+        "## Classes",
+        _table(("value", "class"), enumerate(("background", *card.classes.names))),
+        "## Measured",
+    ]  # fmt: skip
+    if rows:
+        columns = ("split", "images", "labels", "protocol", "mIoU, %", "pixel accuracy, %")
+        text.append(
+            _table(
+                columns,
+                (
+                    (
+                        split,
+                        row["images"],
+                        count,
+                        row["name"],
+                        f"{100 * row['miou']:.1f}",
+                        f"{100 * row['pixel_accuracy']:.1f}",
+                    )
+                    for split, count, row in rows
+                ),
+            )
+        )
+        text.append("mIoU is the mean over labels that occur in the truth or the prediction of the whole split.")
+    else:
+        text.append("Nothing was: the run has no evaluation of its network against true masks.")
+    text += [
+        "## Limits",
+        "It knows these classes on photographs like those it was trained on. Its masks learned from tags share their "
+        "mistakes: things that always come together, such as boats and water, may be taken for one.",
+        "## Licence",
+        "Not chosen here. It depends on the CLIP, the photographs and you: set `license` above before you publish.",
+    ]
+    return "\n\n".join(text) + "\n"
+
+
+def _table(head: Sequence[str], rows) -> str:
+    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

@@ -156,3 +156,6 @@ class FolderSource:
         read = (Image.fromarray(read_image(Path(self.folder) / row[0])) for row in rows)
         fitted = [np.asarray(ImageOps.fit(image, side, Image.Resampling.BICUBIC)) for image in read]
         return Chunk(np.stack(fitted), tuple(row[1] for row in rows), tuple(row[2] for row in rows))
+
+
+Source = SceneSource | FolderSource

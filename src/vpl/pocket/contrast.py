@@ -15,13 +15,14 @@ Letters: h w patch grid · D joint embedding width; B images, M texts, n patch t
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vpl.clip.weights import CLIP_MEAN, CLIP_STD
+from vpl.clip.facts import CLIP_MEAN, CLIP_STD
 
 POOLING_TEMPERATURE = 0.1
 """Of the logsumexp over patches, in units of cosine. Ours."""
@@ -83,7 +84,7 @@ def mosaic(
 
 
 def encode_images(
-    model, pixels: Float[Tensor, "B 3 H W"], kept: Int[Tensor, " n"] | None = None
+    model: Any, pixels: Float[Tensor, "B 3 H W"], kept: Int[Tensor, " n"] | None = None
 ) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B n D"]]:
     """Class token and patch tokens of a transformers CLIPModel, through LN-post and the projection, not unit.
 
@@ -108,7 +109,7 @@ def encode_images(
     return x[:, 0], x[:, 1:]
 
 
-def encode_texts(model, ids: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
+def encode_texts(model: Any, ids: Int[Tensor, "M n"]) -> Float[Tensor, "M D"]:
     """Unit text embeddings, float32."""
     return F.normalize(model.text_projection(model.text_model(input_ids=ids).pooler_output).float(), dim=-1)
 

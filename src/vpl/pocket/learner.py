@@ -19,6 +19,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.pocket.captions import PROMPTS, Chunk
+from vpl.pocket.captions import PROMPTS, Chunk, Source
 from vpl.pocket.contrast import augment, best_patches, contrast, encode_images, encode_texts, mosaic, mosaic_spans
 from vpl.pocket.recipe import PATCH, Recipe, build, rng_of
 from vpl.pocket.zeroshot import marked, mean_of, token_ids, zero_shot
@@ -36,7 +37,7 @@ MOST_SCALE = math.log(100)
 SPEED_STEPS = 12
 
 
-def step_loss(recipe: Recipe, model, scale: Tensor, tokenizer, chunk: Chunk, step: int) -> Float[Tensor, ""]:
+def step_loss(recipe: Recipe, model: Any, scale: Tensor, tokenizer: Any, chunk: Chunk, step: int) -> Float[Tensor, ""]:
     """The loss of one step's batch: whole images or mosaics of four, as the step's own random numbers say."""
     rng, picks, device = rng_of(recipe.seed, 1, step), recipe.picks(step), scale.device
     u = torch.rand(8, generator=rng).tolist()
@@ -102,7 +103,7 @@ class Trainer:
     Master weights are float32; `precision` is the format of the copy that computes.
     """
 
-    def __init__(self, recipe: Recipe, tokenizer, device: torch.device, precision: torch.dtype):
+    def __init__(self, recipe: Recipe, tokenizer: Any, device: torch.device, precision: torch.dtype):
         self.recipe, self.tokenizer, self.precision = recipe, tokenizer, precision
         self.model = build(recipe, tokenizer, "sdpa" if device.type == "cuda" else "eager").to(device)
         self._working = copy.deepcopy(self.model).to(precision)
@@ -199,7 +200,7 @@ class Trainer:
         self.step, self.seconds, self.log, self.best = (state[key] for key in ("step", "seconds", "log", "best"))
 
 
-def chunks(source, first: int, workers: int) -> Generator[Chunk]:
+def chunks(source: Source, first: int, workers: int) -> Generator[Chunk]:
     """The source's chunks from number `first` on; with a worker, the next one is drawn while this one trains."""
     if not workers:
         while True:
@@ -216,7 +217,7 @@ def chunks(source, first: int, workers: int) -> Generator[Chunk]:
             ahead.cancel()
 
 
-def train(trainer: Trainer, source, held: Chunk, every: int, workers: int) -> Iterator[Record]:
+def train(trainer: Trainer, source: Source, held: Chunk, every: int, workers: int) -> Iterator[Record]:
     """Train to the recipe's last step; measure and yield every `every` steps and at the end."""
     recipe = trainer.recipe
     if trainer.step >= recipe.steps:

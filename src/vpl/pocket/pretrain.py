@@ -29,7 +29,7 @@ from vpl.edges.storage import write_text_atomic
 from vpl.errors import ConfigError, RunError, VplError
 from vpl.machine import device_of
 from vpl.pocket import card
-from vpl.pocket.captions import FolderSource, SceneSource
+from vpl.pocket.captions import FolderSource, SceneSource, Source
 from vpl.pocket.learner import Record, Trainer, steps_in, train
 from vpl.pocket.recipe import Recipe, export, train_tokenizer
 
@@ -152,7 +152,7 @@ def parser() -> argparse.ArgumentParser:
     return line
 
 
-def source_of(args: argparse.Namespace, recipe: Recipe) -> SceneSource | FolderSource:
+def source_of(args: argparse.Namespace, recipe: Recipe) -> Source:
     """What the command's options name as data."""
     if args.data == "scenes":
         if args.captions:

@@ -13,13 +13,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from vpl.clip.weights import CLIP_MEAN, CLIP_STD
+from vpl.clip.facts import CLIP_MEAN, CLIP_STD
 from vpl.edges.storage import write_text_atomic
 from vpl.errors import ConfigError
 
@@ -27,7 +28,7 @@ PATCH = 8
 FEWEST_PATCHES = 48
 
 
-def value(default, help: str):
+def value(default: object, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
@@ -112,7 +113,7 @@ def rng_of(*numbers: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))
 
 
-def train_tokenizer(corpus: Sequence[str], vocabulary: int, context: int):
+def train_tokenizer(corpus: Sequence[str], vocabulary: int, context: int) -> Any:
     """A byte-level BPE tokenizer of CLIP's kind (lower case, any text encodes) trained on `corpus`."""
     from tokenizers import pre_tokenizers, trainers
     from tokenizers.models import BPE
@@ -136,7 +137,7 @@ def train_tokenizer(corpus: Sequence[str], vocabulary: int, context: int):
     return CLIPTokenizer(vocab, merges, model_max_length=context)  # type: ignore[arg-type]  # pairs, as its files hold
 
 
-def build(recipe: Recipe, tokenizer, attention: str):
+def build(recipe: Recipe, tokenizer: Any, attention: str) -> Any:
     """A CLIPModel with fresh weights from the recipe's seed."""
     from transformers import CLIPConfig, CLIPModel
 
@@ -166,7 +167,7 @@ def build(recipe: Recipe, tokenizer, attention: str):
     return CLIPModel(config)
 
 
-def export(model, tokenizer, folder: Path) -> None:
+def export(model: Any, tokenizer: Any, folder: Path) -> None:
     """Write weights as float16 in transformers' format, with the tokenizer and how images are prepared."""
     model.half().save_pretrained(folder)
     (folder / "model.safetensors").chmod(0o644)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +49,7 @@ class ZeroShot:
     texts: int
 
 
-def token_ids(tokenizer, texts: Sequence[str], context: int) -> Int[Tensor, "M n"]:
+def token_ids(tokenizer: Any, texts: Sequence[str], context: int) -> Int[Tensor, "M n"]:
     """Rows of token ids, padded to the longest."""
     return torch.tensor(tokenizer(list(texts), padding=True, truncation=True, max_length=context)["input_ids"])
 
@@ -63,7 +64,7 @@ def marked(rows: Sequence[Sequence[str]]) -> tuple[list[str], Float[Tensor, "B M
 
 
 @torch.no_grad()
-def zero_shot(model, tokenizer, held: Chunk, size: int, batch: int = 64) -> ZeroShot:
+def zero_shot(model: Any, tokenizer: Any, held: Chunk, size: int, batch: int = 64) -> ZeroShot:
     """Measure a transformers CLIPModel on held-out captioned images, resized to `size` pixels a side."""
     device, context = model.logit_scale.device, model.config.text_config.max_position_embeddings
 

@@ -32,7 +32,6 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config, DataConfig
 from vpl.edges import images, storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
-from vpl.edges.truth import read_truth
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.machine import Clock, cores
 from vpl.method import prototypes, signs
@@ -129,7 +128,7 @@ class Run(RunFolder):
     def clip(self) -> FrozenClip:
         """The frozen CLIP, loaded on first use."""
         if self._clip is None:
-            self._clip = FrozenClip.load(self.config.clip.model, self.device, self.config.clip.precision)
+            self._clip = FrozenClip.of(self.config.clip, self.device)
             known = self.record().get("clip", {}).get("hash")
             if known not in (None, self._clip.weights_hash):
                 raise RunError(
@@ -489,7 +488,7 @@ class Run(RunFolder):
                 continue
             label_map = read_map(path)
             try:
-                confusion.update(read_truth(sample.mask, sample.values), label_map)
+                confusion.update(images.read_mask(sample.mask), label_map)
             except DataError as error:
                 self.fail(sample.id, error)
                 missing.append(sample.id)
