@@ -460,7 +460,7 @@ def test_what_cant_be_exported_is_said_in_a_sentence(tmp_path, capsys):
         mask.unlink()
     with pytest.raises(RunError, match="none of the images"):
         exports.export(run, "voc", tmp_path / "out")
-    (run / "labels").rmdir()
+    shutil.rmtree(run / "labels")
     with pytest.raises(RunError, match="no pseudo-masks yet"):
         exports.export(run, "voc", tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import PredictConfig
 from vpl.edges import images
 from vpl.edges.datasets import Sample
-from vpl.errors import ConfigError, DataError, ModelError
+from vpl.errors import ConfigError, DataError, ModelError, RunError
 from vpl.method import crf
 from vpl.network import hub, predict, train
 from vpl.network.head import Sight
@@ -350,3 +350,39 @@ def test_an_image_that_fits_in_no_memory_is_skipped_and_told(predictor, tmp_path
     failures = list(predict_folder(predictor, folder, tmp_path / "out", Protocol(flip=True)))
     assert [name for name, _ in failures] == ["large.png"] and "too small for this image at 40 x 96" in failures[0][1]
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["small.png"]
+
+
+def test_a_folder_never_keeps_another_networks_masks(predictor, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    images.write_image(photos / "a.png", picture(40, 56))
+
+    def made(network, protocol=SINGLE):
+        assert list(predict.predict_folder(network, photos, out, protocol)) == []
+        return (out / "a.png").stat().st_mtime_ns
+
+    first = made(predictor)
+    assert made(predictor) == first, "a second time nothing is done"
+    other = with_settings(predictor, clip_hash="another")
+    second = made(other)
+    assert second != first and made(other) == second
+    third = made(other, FULL)
+    assert third != second, "another protocol"
+    images.write_image(photos / "a.png", picture(40, 57))
+    assert made(other, FULL) != third and images.read_mask(out / "a.png").shape == (40, 57), "another photograph"
+
+
+def test_no_file_of_the_user_is_written_over(predictor, tmp_path):
+    out = tmp_path / "out"
+    (out / "overlays").mkdir(parents=True)
+    images.write_image(out / "overlays" / "a.png", picture(40, 56))
+    before = (out / "overlays" / "a.png").read_bytes()
+    overlays = predict.Outputs(overlays=True)
+    with pytest.raises(RunError, match="is a folder that is read from"):
+        list(predict.predict_folder(predictor, out / "overlays", out, outputs=overlays))
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    images.write_image(photos / "a.png", picture(40, 56))
+    with pytest.raises(DataError, match="was not made by vpl"):
+        list(predict.predict_folder(predictor, photos, out, outputs=overlays))
+    assert (out / "overlays" / "a.png").read_bytes() == before and not (out / "a.png").exists()

@@ -10,6 +10,8 @@ classes · h w patch grid · H W pixels. Labels: 0 background, c + 1 class c. Tr
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import io
 import itertools
 import logging
@@ -30,6 +32,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import PredictConfig
 from vpl.edges import images, locks, sheet, storage
 from vpl.edges.datasets import Sample, image_files
+from vpl.edges.outputs import Made, check_apart
 from vpl.errors import ConfigError, DataError, ModelError, RunError
 from vpl.machine import device_of, out_of_memory
 from vpl.method import crf
@@ -87,6 +90,15 @@ class Predictor:
     def parts(self) -> tuple[Network, FrozenClip | None]:
         """The network, and the CLIP that it reads (None: a student needs none)."""
         return self._head, self._clip
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Of what its answers depend on but the protocol: the card (classes, CLIP, settings) and the weights."""
+        digest = hashlib.sha256(self.card.to_json().encode())
+        for name, weight in sorted(self._head.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def predict(
         self, image: Picture, probabilities: bool = False, protocol: Protocol = SINGLE
@@ -279,21 +291,20 @@ def predict_folder(
 ) -> Iterator[tuple[str, str]]:
     """A palette PNG per image of a folder, `out/STEM.png`; yields the images that could not be used, and why.
 
-    Images whose files are all there are passed over, so that a killed run goes on where it was.
+    Images whose files were made from this network, these settings and this very photograph are passed over, so that a
+    killed run goes on where it was; files that vpl did not make are never replaced (edges/outputs).
 
     Raises:
         DataError: the folder holds no images, or none that can be used.
-        RunError: `out` can't be written, or is the folder of the images.
+        RunError: `out` can't be written, or it or its overlays are the folder of the images.
     """
     (files, left_out), out = image_files(folder), Path(out)
     overlays = out / "overlays"
+    check_apart([out, overlays] if outputs.overlays else [out], [folder])
     try:
         (overlays if outputs.overlays else out).mkdir(parents=True, exist_ok=True)
-        same = out.samefile(folder)
     except OSError as error:
         raise RunError(f"{out} can't be made ({error.strerror}); name another folder.") from error
-    if same:
-        raise RunError(f"{out} is the folder of the images, where masks could take their names; name another folder.")
     failed, first = 0, ""
     with _shared(out):
         for name, reason in itertools.chain(left_out, _each(predictor, files, out, protocol, outputs, progress)):
@@ -322,17 +333,19 @@ def _each(
     progress: Callable[[Iterable, int, str], Iterable] | None,
 ) -> Iterator[tuple[str, str]]:
     """`predict_folder` over its files."""
-    palette, stems, overlays = predictor.classes.palette(), set(), out / "overlays"
+    palette, stems, made = predictor.classes.palette(), set(), Made(out)
     for file in progress(files, len(files), "predict") if progress else files:
         if file.stem in stems:
             yield file.name, "another image of this folder has the same name but for its suffix; rename one."
             continue
         stems.add(file.stem)
-        mask, shares, picture = out / f"{file.stem}.png", out / f"{file.stem}.npz", overlays / f"{file.stem}.png"
+        mask, shares, picture = f"{file.stem}.png", f"{file.stem}.npz", f"overlays/{file.stem}.png"
         wanted = [mask, *([shares] if outputs.probabilities else []), *([picture] if outputs.overlays else [])]
-        if all(path.exists() for path in wanted):
-            continue
         try:
+            fingerprint = _fingerprint_of(predictor, protocol, file)
+            if made.is_fresh(wanted, fingerprint):
+                continue
+            made.begin(wanted)
             labels, probabilities = predictor.predict(file, True, protocol) if outputs.probabilities else (
                 predictor.predict(file, protocol=protocol), None
             )  # fmt: skip
@@ -343,10 +356,21 @@ def _each(
         if probabilities is not None:
             packed = io.BytesIO()
             np.savez_compressed(packed, probabilities=probabilities.astype(np.float16))
-            storage.write_bytes_atomic(shares, packed.getvalue())
+            storage.write_bytes_atomic(out / shares, packed.getvalue())
         if image is not None:
-            images.write_image(picture, sheet.overlay(image, labels, palette))
-        images.write_mask(mask, labels, palette)
+            images.write_image(out / picture, sheet.overlay(image, labels, palette))
+        images.write_mask(out / mask, labels, palette)
+        made.finish(wanted, fingerprint)
+
+
+def _fingerprint_of(predictor: Predictor, protocol: Protocol, photograph: Path) -> str:
+    """What the outputs of a photograph depend on: network, settings, its bytes."""
+    try:
+        with photograph.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"the image {photograph} can't be read ({error.strerror}); replace the file.") from error
+    return hashlib.sha256(f"{predictor.fingerprint} {protocol} {content}".encode()).hexdigest()
 
 
 def full_protocol(config: PredictConfig) -> Protocol:

@@ -1,0 +1,85 @@
+"""The rule of every writer: an output folder is never an input folder, and only files that vpl made are replaced.
+
+A folder of outputs holds a journal, `NAME`: one line a file, its name and the fingerprint of what it was made from. A
+line without a fingerprint is written before the file, one with it after: so what a kill left is known as ours and as
+unfinished, and what was made from something else is never taken for what is asked now.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from vpl.errors import DataError, RunError
+
+NAME = ".vpl-made.jsonl"
+
+
+def check_apart(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
+    """Refuse to write where something is read; links are followed.
+
+    Raises:
+        RunError: an output folder is an input folder.
+    """
+    read = {Path(one).resolve() for one in inputs if str(one)}
+    for folder in outputs:
+        if folder.resolve() in read:
+            raise RunError(
+                f"{folder} is a folder that is read from, where what is written could take the names of your files; "
+                "name another folder."
+            )
+
+
+class Made:
+    """The files of a folder that vpl made, and what from.
+
+    Raises:
+        RunError: the journal can't be read.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self._path = folder, folder / NAME
+        self._known: dict[str, str] = {}
+        try:
+            lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self._path} can't be read ({error}); name another folder.") from error
+        for line in lines:
+            try:
+                name, fingerprint = json.loads(line)
+                self._known[str(name)] = str(fingerprint)
+            except (ValueError, TypeError):  # the end of a line that a kill cut
+                continue
+
+    def is_fresh(self, names: Iterable[str], fingerprint: str) -> bool:
+        """Whether these files are there and were made from just this."""
+        return all(self._known.get(name) == fingerprint and (self.folder / name).is_file() for name in names)
+
+    def begin(self, names: Iterable[str]) -> None:
+        """Say that these files are about to be written.
+
+        Raises:
+            DataError: one of them is there and is not ours.
+            RunError: the journal can't be written.
+        """
+        names = list(names)
+        for name in names:
+            path = self.folder / name
+            if name not in self._known and (path.exists() or path.is_symlink()):
+                raise DataError(f"{path} is there and was not made by vpl here; move it away, or name another folder.")
+        self._note(names, "")
+
+    def finish(self, names: Iterable[str], fingerprint: str) -> None:
+        """Say that these files are whole, and what they were made from."""
+        self._note(names, fingerprint)
+
+    def _note(self, names: Iterable[str], fingerprint: str) -> None:
+        names = list(names)
+        lines = [json.dumps([name, fingerprint]) + "\n" for name in names]
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("\n" + "".join(lines))  # a line that a kill cut ends here
+        except OSError as error:
+            raise RunError(f"{self._path} can't be written ({error.strerror}); make room, then start again.") from error
+        self._known |= dict.fromkeys(names, fingerprint)
