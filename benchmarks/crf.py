@@ -5,11 +5,12 @@
 
 One number a line: lattice build and rounds apart, exact and fast; each image's best of the repeats, in which all that
 is compared takes turns. The lattice's size depends on the image: without --images a synthetic one with smooth regions
-and sensor noise is used. When the C++ library's Python binding (`pydensecrf`) can be imported, it takes its turns too.
-With numba the CRF of an image runs on one thread, whatever --threads says; without numba torch is measured. --device
-cuda times the --count images of a size as one batch instead, as a run on a GPU computes them, by device events (the
-best of the repeats), and compares its labels with the CPU's. --scenes N adds the mIoU of both modes on three sets of N
-drawn scenes of 128 and of 96 pixels, seen by the pocket CLIP.
+and sensor noise is used. When the C++ library's Python binding (`pydensecrf`, or `pydensecrf2`, the same in a package
+that builds today) can be imported, it takes its turns too. A pseudo-mask is the labels, and 255 where the most probable
+one has less than `labels.confidence`. --soft gives the seeds a quarter of their contrast.
+--device cuda times the --count images of a size as one batch instead, as a run on a GPU computes them, by device events
+(the best of the repeats), and compares its labels with the CPU's. --scenes N adds the mIoU of both modes on three sets
+of N drawn scenes of 128 and of 96 pixels, seen by the pocket CLIP.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from PIL import Image
 
 from vpl.clip.model import FrozenClip
-from vpl.config import preset
+from vpl.config import Config, CrfConfig, preset
 from vpl.judge.bench import Bench
 from vpl.judge.material import Scenes
 from vpl.method.crf import dense_crf, dense_crfs
@@ -41,7 +42,7 @@ def main() -> None:
         width, height = (int(side) for side in size.split("x"))
         images = photographs(arguments.images, width, height, arguments.count)
         for labels in arguments.labels:
-            guesses = [seeds(image, labels, seed) for seed, image in enumerate(images)]
+            guesses = [seeds(image, labels, seed, 1.0 if arguments.soft else 4.0) for seed, image in enumerate(images)]
             if arguments.device != "cpu":
                 name = f"{size} {labels} labels {arguments.device}, {len(images)} at once"
                 measure_batch(name, images, guesses, arguments.repeats, torch.device(arguments.device))
@@ -60,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, of which the best counts")
     parser.add_argument("--sizes", nargs="+", default=["640x480", "500x375"], help="WIDTHxHEIGHT")
     parser.add_argument("--labels", nargs="+", type=int, default=[2, 4, 7])
+    parser.add_argument("--soft", action="store_true", help="seeds of a quarter of the contrast")
     parser.add_argument("--threads", nargs="+", type=int, default=[1])
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: all images of a size as one batch")
     parser.add_argument("--scenes", type=int, default=0, help="scenes a set for the mIoU of both modes; 0: none")
@@ -68,26 +70,31 @@ def parse() -> argparse.Namespace:
 
 def measure(name: str, images: list[np.ndarray], guesses: list[torch.Tensor], repeats: int) -> None:
     """Prints the lines of one size, number of labels and number of threads."""
-    works = {(mode, rounds): partial(crf, rounds=rounds, mode=mode) for mode in ("exact", "fast") for rounds in (10, 1)}
+    works = {
+        (mode, rounds): partial(dense_crf, rounds=rounds, mode=mode) for mode in ("exact", "fast") for rounds in (10, 1)
+    }
     if torch.get_num_threads() == 1 and importlib.util.find_spec("pydensecrf"):
         works["C++ library", 10] = library
     for work in works.values():
-        work(images[0], guesses[0])  # compiles
+        work(images[0], guesses[0])  # keeps the smoothness kernel
     seconds = {key: np.full(len(images), np.inf) for key in works}
-    labels = {key: [] for key in works}
+    made = {key: [] for key in works}
     for _ in range(repeats):
         for number, pair in enumerate(zip(images, guesses, strict=True)):
             for key, work in works.items():
                 start = time.perf_counter()
                 found = work(*pair)
                 seconds[key][number] = min(seconds[key][number], time.perf_counter() - start)
-                labels[key] = [*labels[key][:number], found]
+                made[key] = [*made[key][:number], found]
     mean = {key: best.mean() for key, best in seconds.items()}
+    labels = {key: [one.argmax(0).numpy() for one in maps] for key, maps in made.items()}
+    masks = {key: [pseudo_mask(one) for one in maps] for key, maps in made.items()}
     for mode in ("exact", "fast"):
         print(f"{name} {mode}: {1 / mean[mode, 10]:.2f} images/s")
         print(f"{name} {mode}, lattice and first round: {1000 * mean[mode, 1]:.0f} ms")
         print(f"{name} {mode}, further rounds: {1000 * (mean[mode, 10] - mean[mode, 1]):.0f} ms")
     print(f"{name} fast, labels equal to exact: {agreement(labels['fast', 10], labels['exact', 10])}")
+    print(f"{name} fast, pseudo-masks equal to exact: {agreement(masks['fast', 10], masks['exact', 10])}")
     print(f"{name} fast, time of exact over its own: {mean['exact', 10] / mean['fast', 10]:.1f}")
     if ("C++ library", 10) in works:
         print(f"{name} C++ library: {1 / mean['C++ library', 10]:.2f} images/s")
@@ -107,7 +114,7 @@ def measure_batch(
     for mode in ("exact", "fast"):
         best = {}
         for rounds in (10, 1):
-            work = partial(dense_crfs, images, there, rounds=rounds, mode=mode)
+            work = partial(dense_crfs, images, there, CrfConfig(rounds=rounds, mode=mode))
             found = work()
             if rounds == 10:
                 labels[mode] = [one.argmax(0).cpu().numpy() for one in found]
@@ -115,7 +122,7 @@ def measure_batch(
         print(f"{name} {mode}: {len(images) / best[10]:.2f} images/s")
         print(f"{name} {mode}, lattice and first round: {1000 * best[1]:.1f} ms a batch")
         print(f"{name} {mode}, further rounds: {1000 * (best[10] - best[1]):.1f} ms a batch")
-        here = [crf(*pair, rounds=10, mode=mode) for pair in zip(images, guesses, strict=True)]
+        here = [dense_crf(*pair, mode=mode).argmax(0).numpy() for pair in zip(images, guesses, strict=True)]
         print(f"{name} {mode}, labels equal to the CPU's: {agreement(labels[mode], here)}")
     print(f"{name} fast, labels equal to exact: {agreement(labels['fast'], labels['exact'])}")
     if device.type == "cuda":
@@ -154,11 +161,13 @@ def miou(side: int, count: int) -> None:
         print(f"scenes of {side} pixels, {mode}: mIoU {np.mean(means):.2f} % ({sets})")
 
 
-def crf(image: np.ndarray, guess: torch.Tensor, rounds: int, mode: str) -> np.ndarray:
-    return dense_crf(image, guess, rounds=rounds, mode=mode).argmax(0).numpy()
+def pseudo_mask(probabilities: torch.Tensor) -> np.ndarray:
+    """Labels (H, W), and 255 where the most probable one has less than `labels.confidence`."""
+    confidence, best = probabilities.max(0)
+    return torch.where(confidence >= Config().labels.confidence, best, 255).numpy()
 
 
-def library(image: np.ndarray, guess: torch.Tensor) -> np.ndarray:
+def library(image: np.ndarray, guess: torch.Tensor) -> torch.Tensor:
     """The same CRF by the C++ library."""
     from pydensecrf.densecrf import DenseCRF2D
 
@@ -167,7 +176,7 @@ def library(image: np.ndarray, guess: torch.Tensor) -> np.ndarray:
     field.setUnaryEnergy(-guess.clamp_min(1e-5).log().view(count, -1).numpy())
     field.addPairwiseGaussian(sxy=1, compat=3)
     field.addPairwiseBilateral(sxy=67, srgb=3, rgbim=np.ascontiguousarray(image), compat=4)
-    return np.array(field.inference(10)).argmax(0).reshape(height, width)
+    return torch.from_numpy(np.array(field.inference(10))).view(count, height, width)
 
 
 def agreement(these: list[np.ndarray], those: list[np.ndarray]) -> str:
@@ -199,7 +208,7 @@ def smooth(random: np.random.Generator, planes: int, width: int, height: int, ce
     return torch.nn.functional.interpolate(coarse, size=(height, width), mode="bicubic")[0].numpy()
 
 
-def seeds(image: np.ndarray, labels: int, seed: int) -> torch.Tensor:
+def seeds(image: np.ndarray, labels: int, seed: int, contrast: float = 4.0) -> torch.Tensor:
     """Probabilities (C, H, W) as seeds give them: regions of the image, seen through a grid of 16-pixel patches."""
     random = np.random.default_rng(seed)
     height, width, _ = image.shape
@@ -209,7 +218,7 @@ def seeds(image: np.ndarray, labels: int, seed: int) -> torch.Tensor:
     regions = (2 * place - colour.norm(dim=-1) / 40).argmax(0)
     maps = torch.nn.functional.one_hot(regions, labels).permute(2, 0, 1)[None].float()
     patches = torch.nn.functional.avg_pool2d(maps, 16, ceil_mode=True)
-    patches = 4 * patches + 0.5 * torch.from_numpy(random.normal(size=patches.shape)).float()
+    patches = contrast * (patches + 0.125 * torch.from_numpy(random.normal(size=patches.shape)).float())
     return torch.nn.functional.interpolate(patches, size=(height, width), mode="bilinear")[0].softmax(0)
 
 

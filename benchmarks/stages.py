@@ -45,7 +45,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.edges import images
 from vpl.method import refine
-from vpl.method.crf import dense_crf
+from vpl.method.crf import dense_crfs
 from vpl.method.masks import label_map
 from vpl.method.seeds import seeds
 from vpl.method.views import View, prepared
@@ -231,7 +231,7 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
             view = View(photo, tuple(range(tags)), photo.shape[:2])
             mask, scores = label_map(cam.cpu(), view, CONFIG.labels.background_exponent)
             unary = scores.to(machine.device)
-            calls["CRF", tags] = lambda unary=unary: dense_crf(photo, unary, **CONFIG.crf.keywords())
+            calls["CRF", tags] = lambda unary=unary: dense_crfs([photo], [unary], CONFIG.crf)
             calls["write", tags] = lambda mask=mask: [
                 images.write_mask(Path(folder) / f"{n}.png", mask, PALETTE) for n in range(5)
             ]

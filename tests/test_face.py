@@ -17,7 +17,8 @@ import vpl
 
 SIGNATURES = {
     "compare": "(runs, out='compare.html')",
-    "dense_crf": "(image, probabilities, **settings)",
+    "dense_crf": "(image, probabilities, *, rounds=10, gaussian_sigma=1.0, gaussian_weight=3.0, bilateral_sigma=67.0, "
+    "bilateral_color=3.0, bilateral_weight=4.0, mode='exact')",
     "export": "(run, to, out=None, *, clip=None, progress=...)",
     "load": "(path, clip=None, device='auto')",
     "open_dataset": "(data, classes=None)",

@@ -277,10 +277,6 @@ class CrfConfig(Section):
     bilateral_weight: float = value(4.0, REFERENCE, "weight of the appearance kernel", low=0.0, high=1e4)
     mode: str = value("exact", OURS, "exact: full resolution; fast: half resolution", choices=("exact", "fast"))
 
-    def keywords(self) -> dict[str, float | int | str]:
-        """The settings under the names that `crf.dense_crf` takes."""
-        return {item.name: getattr(self, item.name) for item in fields(self) if item.name != "enabled"}
-
 
 @dataclass(frozen=True)
 class LabelConfig(Section):

@@ -186,7 +186,7 @@ def agreement_by_confidence(
 def _probabilities(cam: Tensor, view: View, config: Config) -> tuple[Tensor, Tensor]:
     """Probability and place of the most probable label after the CRF, (H, W)."""
     _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
-    return tuple(crf.dense_crf(view.image, scores, **config.crf.keywords()).max(dim=0))
+    return tuple(crf.dense_crfs([view.image], [scores], config.crf)[0].max(dim=0))
 
 
 # ------------------------------------------------------------------------------------------------------------------ run

@@ -57,7 +57,7 @@ def pseudo_masks(
 ) -> list[tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "_ _"]]]:
     """`pseudo_mask` of each view; on a GPU, the CRFs of all are computed together."""
     if config.enabled:
-        found = crf.dense_crfs([view.image for view in views], scores, **config.keywords())
+        found = crf.dense_crfs([view.image for view in views], scores, config)
     else:
         found = [one / one.sum(dim=0, keepdim=True).clamp(min=1e-12) for one in scores]
     masks = []

@@ -135,7 +135,7 @@ class Predictor:
         shares = self._shares(pixels, protocol)
         if protocol.crf:
             there = torch.from_numpy(pixels).to(self._device)
-            shares = crf.dense_crf(there, shares, **self.card.crf.keywords())
+            shares = crf.dense_crfs([there], [shares], self.card.crf)[0]
         if not probabilities:
             return _labels(shares, size)
         full = shares if shares.shape[1:] == size else to_pixels(shares[None], size)[0]

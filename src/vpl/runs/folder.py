@@ -15,7 +15,7 @@ import platform
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
 
@@ -241,12 +241,5 @@ class _LogFile(logging.FileHandler):
 
 def versions() -> dict[str, str]:
     """Versions of everything that shapes the numbers."""
-    names = ("torch", "transformers", "numpy", "scipy", "Pillow", "safetensors", "numba")
-    return {"vpl": vpl.__version__, "python": platform.python_version()} | {name: _version(name) for name in names}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:  # numba alone may be missing
-        return "absent"
+    names = ("torch", "transformers", "numpy", "scipy", "Pillow", "safetensors")
+    return {"vpl": vpl.__version__, "python": platform.python_version()} | {name: version(name) for name in names}
