@@ -91,10 +91,17 @@ def test_one_clear_sentence(tree, tmp_path, capsys, given, words):
     assert told[-1].startswith("vpl: ") and words in told[-1], told
 
 
-def test_another_configuration_is_refused(tree, tmp_path, capsys):
+def test_another_configuration_redoes_what_it_changes_and_says_so(tree, tmp_path, capsys):
     assert main(["labels", str(tmp_path / "run"), *flags(tree)]) == 0
-    assert main(["labels", str(tmp_path / "run"), "--set", "crf.rounds=3"]) == 2
-    assert "crf.rounds was 10, is now 3" in capsys.readouterr().err
+    capsys.readouterr()
+    assert main(["plan", str(tmp_path / "run"), "--set", "crf.rounds=3", "--steps", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "pseudo-masks of 4 of 4 photographs: 4 of them: crf.rounds was 10, is now 3" in told
+    assert "rounds = 10" in (tmp_path / "run" / "config.toml").read_text(), "a plan changes nothing"
+    assert main(["labels", str(tmp_path / "run"), "--set", "crf.rounds=3"]) == 0
+    assert told.split("\n")[0] in capsys.readouterr().err
+    assert main(["labels", str(tmp_path / "run")]) == 0
+    assert "plan: nothing to do" in capsys.readouterr().err
 
 
 def test_help_is_quick_to_import():

@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "vpl"
 ROWS = (
-    ("moved", "errors", "sampling"),
+    ("moved", "errors", "progress", "sampling"),
     ("config", "classes", "machine"),
     ("edges", "clip"),
     ("scenes",),
@@ -21,7 +21,7 @@ ROWS = (
     ("runs",),
     ("pages", "exports"),
     ("judge",),
-    ("demo", "cli", "__main__"),
+    ("build", "demo", "cli", "__main__"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))

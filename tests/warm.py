@@ -60,7 +60,12 @@ def held(folder: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_dir() or name in ("log.txt", ".lock") or path.name.startswith("events."):
+        if (
+            path.is_dir()
+            or name in ("log.txt", ".lock")
+            or path.name.startswith("events.")
+            or name.startswith("state/")
+        ):
             continue
         found[name] = path.read_bytes()
     if "run.json" in found:

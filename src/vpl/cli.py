@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ from vpl.config import PRESETS, Config, preset
 from vpl.edges import storage
 from vpl.errors import ConfigError, VplError
 from vpl.machine import cores
+from vpl.runs.plan import Plan, told
 
 if TYPE_CHECKING:
     from vpl.runs.stages import Run
@@ -57,7 +58,8 @@ STAGES = {
     "seeds": "label maps of text, vision and refined seeds",
     "labels": "pseudo-masks",
     "train": "the segmentation network, from the pseudo-masks",
-    "evaluate": "whatever the run holds against the truth masks",
+    "evaluate": "pseudo-masks, and the network if there is one, against the truth masks",
+    "plan": "what vpl run would do, and why; nothing is done",
 }
 
 
@@ -102,6 +104,11 @@ def _parser() -> argparse.ArgumentParser:
             stage.add_argument("--engine", choices=("local", "ray"), help="who makes the pseudo-masks (default: local)")
         if name == "labels":
             stage.add_argument("--out", metavar="PLACE", help="engine ray: folder or URL for label maps (default: RUN)")
+        stage.add_argument(
+            "--relearn",
+            action="store_true",
+            help="learn prototypes and network again where only photographs or tags have changed",
+        )
         stage.set_defaults(command=_stage, stage=name, tune=False, engine="local", out=None)
 
     predict = commands.add_parser("predict", help="masks of new photographs, without tags")
@@ -114,6 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--overlays", action="store_true", help="also write the masks in colour over the photographs")
     _add_device_flag(predict)
     predict.set_defaults(command=_predict)
+
+    clean = commands.add_parser("clean", help="remove what a run keeps in replaced/: networks and masks of before")
+    clean.add_argument("folder", type=Path, metavar="RUN")
+    clean.set_defaults(command=_clean)
 
     report = commands.add_parser("report", help="one self-contained HTML page about a run")
     report.add_argument("folder", type=Path, metavar="RUN")
@@ -224,7 +235,7 @@ def _config(given: argparse.Namespace) -> Config:
     if given.config:
         base = Config.from_toml(given.config, base)
     elif stored.exists():
-        base = Config.from_toml(stored).with_values(PRESETS[given.preset] if given.preset else {})
+        base = Config.from_toml(stored).with_values(_preset_beside_tuning(given.preset, given.folder))
     values: dict[str, object] = {
         key: getattr(given, key) for key in SHORTCUTS.values() if getattr(given, key) is not None
     }
@@ -243,73 +254,62 @@ def _config(given: argparse.Namespace) -> Config:
     return base.with_values(values)
 
 
+def _preset_beside_tuning(name: str | None, folder: Path) -> Mapping[str, object]:
+    """A preset's values for a run that has begun: those that `vpl tune` chose stay."""
+    if not name or not (folder / "tune.json").exists():
+        return PRESETS[name] if name else {}
+    from vpl.runs.folder import tuned
+
+    chosen = {key for key, _, _ in tuned(folder)}
+    return {key: one for key, one in PRESETS[name].items() if key not in chosen}
+
+
 def _stage(given: argparse.Namespace) -> int:
     config = _config(given)
     _check_workers(given.image_workers)
     if given.out and given.engine != "ray":
         raise ConfigError("--out needs --engine ray; the local engine writes into the run folder.")
-    from vpl.runs.stages import Run
-
     if given.tune:
         config = _tuned(given, config, 60)
-    run = Run(given.folder, config, device=given.device, image_workers=given.image_workers, progress=_bar)
+    from vpl import build
+
+    run = build.open_run(
+        given.folder, config, device=given.device, image_workers=given.image_workers, progress=_bar,
+        relearn=given.relearn,
+    )  # fmt: skip
     with run:
-        for problem in run.dataset.problems:
-            print(f"left out: {problem}", file=sys.stderr)
-        for warning in run.dataset.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
-        for note in run.dataset.notes:
-            print(f"note: {note}", file=sys.stderr)
-        for step in _steps(given.stage, run):
-            STEPS[step](run, given)
+        _tell_of_the_list(run)
+        if given.stage == "plan":
+            print("\n".join(told(build.planned(run, "run"))))
+            return 0
+        if given.engine == "ray":
+            from vpl.runs import ray as scaleout
+
+            scaleout.labels(run, given.out)
+        if not given.out:
+            build.bring(run, given.stage, _tell)
         return _close(run, given.out) if run.leads else 0
+
+
+def _tell_of_the_list(run: Run) -> None:
+    for kind, lines in (
+        ("left out", run.dataset.problems),
+        ("warning", run.dataset.warnings),
+        ("note", run.dataset.notes),
+    ):
+        for line in lines:
+            print(f"{kind}: {line}", file=sys.stderr)
+
+
+def _tell(plan: Plan) -> None:
+    """The plan, before it is done."""
+    for line in told(plan):
+        print(f"plan: {line}", file=sys.stderr)
 
 
 def _check_workers(count: int) -> None:
     if count < 1:
         raise ConfigError(f"--image-workers is {count}; expected at least 1.")
-
-
-def _make_labels(run: Run, given: argparse.Namespace) -> None:
-    if given.engine == "local":
-        run.labels()
-        return
-    from vpl.runs import ray as scaleout
-
-    scaleout.labels(run, given.out)
-
-
-def _check_up(run: Run, _: argparse.Namespace) -> None:
-    from vpl.judge import checkup
-
-    if run.leads:
-        checkup.checkup(run)
-
-
-def _write_report(run: Run, _: argparse.Namespace) -> None:
-    from vpl.pages import report
-
-    report.report(run.folder)
-
-
-STEPS: dict[str, Callable[[Run, argparse.Namespace], object]] = {
-    "prototypes": lambda run, _: run.prototypes(),
-    "seeds": lambda run, _: run.seeds(),
-    "labels": _make_labels,
-    "train": lambda run, _: run.train(),
-    "evaluate": lambda run, _: run.evaluate(),
-    "checkup": _check_up,
-    "report": _write_report,
-}
-"""What each step of a command does; those before it that are missing come first."""
-
-
-def _steps(name: str, run: Run) -> list[str]:
-    if name != "run":
-        return [name, "checkup"] if name == "evaluate" else [name]
-    has_truth = run.config.validation.masks or any(sample.mask is not None for sample in run.dataset.samples)
-    network = ["train"] if run.config.train.steps else []
-    return ["labels", *network, *(["evaluate"] if has_truth else []), "checkup", "report"]
 
 
 def _close(run: Run, out: str | None) -> int:
@@ -363,6 +363,8 @@ def _bar(items: Iterable, total: int, words: str) -> Iterable:
         unit=_UNITS.get(words, "image"),
         dynamic_ncols=True,
         mininterval=0.5,
+        delay=0.5,
+        disable=None,
         file=sys.stderr,
     )
 
@@ -378,6 +380,13 @@ def _predict(given: argparse.Namespace) -> int:
         print(f"skipped {name}: {reason}", file=sys.stderr)
     print(f"masks in {given.out}")
     return 1 if failures else 0
+
+
+def _clean(given: argparse.Namespace) -> int:
+    from vpl.runs.folder import clean
+
+    print(f"{clean(given.folder) / 1e6:,.1f} MB freed in {given.folder}")
+    return 0
 
 
 def _report(given: argparse.Namespace) -> int:

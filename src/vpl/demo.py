@@ -17,7 +17,8 @@ from vpl.config import Config, preset
 from vpl.edges import images, sheet
 from vpl.judge import checkup
 from vpl.pages import report
-from vpl.runs.stages import Progress, Run, silent
+from vpl.progress import Progress, silent
+from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
 SEEDS = (0, 1, 2)

@@ -177,6 +177,7 @@ def test_the_command(tmp_path, capsys):
     assert "2 sets of 2 images" in printed and "labels-background_exponent.csv" in printed
 
 
-def test_the_bar_counts_settings():
+def test_the_bar_counts_settings(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     units = {words: _bar([], 0, words).unit for words in ("ablate", "train", "pseudo-masks")}
     assert units == {"ablate": "setting", "train": "step", "pseudo-masks": "image"}

@@ -12,7 +12,6 @@ from vpl.classes import scenes as scene_classes
 from vpl.cli import main
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
-from vpl.errors import RunError
 from vpl.judge import tune
 from vpl.judge.bench import Bench
 from vpl.method.views import View
@@ -138,14 +137,15 @@ def test_a_run_is_tuned_with_masks_that_can_not_be_read(tree, tmp_path, monkeypa
     assert again == made, "a tuned run keeps its choice"
 
 
-def test_a_run_that_has_begun_is_refused(tree, tmp_path, monkeypatch):
+def test_a_run_that_has_begun_takes_the_choice(tree, tmp_path, monkeypatch):
     with Run(tmp_path / "run", config_of(tree), device="cpu") as run:
         run.labels()
     monkeypatch.setattr(tune, "choose", lambda bench, config, **_: tune.Tuned(
         config.with_values({"prototypes.phi": 0.2}), (), 4))  # fmt: skip
-    with pytest.raises(RunError, match=r"prototypes\.phi was 0\.\d+, is now 0\.2"):
-        tune.tune(tmp_path / "run", config_of(tree), device="cpu")
-    assert not (tmp_path / "run" / "tune.json").exists()
+    made = tune.tune(tmp_path / "run", config_of(tree), device="cpu")
+    assert (tmp_path / "run" / "tune.json").exists() and "phi = 0.2" in (tmp_path / "run" / "config.toml").read_text()
+    with Run(tmp_path / "run", made.config, device="cpu") as run:
+        assert run.plan(["masks"]).work[0].reasons[0].endswith("prototypes.phi was 0.5, is now 0.2")
 
 
 @pytest.mark.slow

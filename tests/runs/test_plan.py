@@ -84,7 +84,7 @@ AFTER_MAPS = {"maps"} | AFTER_MASKS
 ALL = {"regions", "prototypes"} | AFTER_MAPS
 REDONE = {
     "data": SHOWN, "validation": SHOWN, "clip.model": SHOWN, "clip.batch": SHOWN, "train.checkpoint_every": SHOWN,
-    "train.cache_gb": SHOWN, "seed": AFTER_NETWORK, "clip.precision": ALL, "clip.max_side": ALL, "clip.scale": ALL,
+    "seed": AFTER_NETWORK, "clip.precision": ALL, "clip.max_side": ALL, "clip.scale": ALL,
     "clip.max_patches": ALL, "clip.attention_blocks": AFTER_MAPS, "prompts": ALL, "seeds": ALL,
     "prototypes.phi": ALL, "prototypes.background_phi": ALL, "prototypes.region": ALL, "prototypes.refined": ALL,
     "prototypes.kind": AFTER_MAPS, "prototypes": ALL - {"regions"}, "refine": AFTER_MAPS, "crf": AFTER_MASKS,
@@ -253,8 +253,9 @@ def test_no_steps_drop_the_network():
 
 
 def test_what_a_command_never_makes_is_left_with_all_that_needs_it():
-    plan = compare(asked(), There(), ["network scores", "scores"], never=["network"])
-    assert [work.stage for work in plan.work] == ["regions", "prototypes", "maps", "masks", "scores", "network scores"]
+    plan = compare(asked(), There(), ["signs"], never=["network"])
+    assert [work.stage for work in plan.work] == ["regions", "prototypes", "maps", "masks", "scores", "signs"]
+    assert not compare(asked(), built(asked()), ["signs"], never=["network"])
 
 
 # --------------------------------------------------------------------------------------------------------- any sequence

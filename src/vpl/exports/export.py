@@ -25,9 +25,10 @@ from vpl.exports import formats, graph
 from vpl.network import hub, predict
 from vpl.network.card import Card
 from vpl.network.student import STUDENT_PREFIX
+from vpl.progress import Progress, silent
 from vpl.runs.files import read_facts, read_json
 from vpl.runs.folder import Failure
-from vpl.runs.stages import Progress, dataset_of, silent
+from vpl.runs.stages import dataset_of
 
 MARK = "vpl-export.json"
 UNFINISHED, REPLACED = ".vpl-export", ".vpl-export-old"

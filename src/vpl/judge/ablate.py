@@ -35,8 +35,9 @@ from vpl.method import signs
 from vpl.method.metrics import Confusion
 from vpl.network import predict
 from vpl.network.card import NETWORK_FOLDER
+from vpl.progress import Progress, silent
 from vpl.runs.files import read_json, scores_of, write_json
-from vpl.runs.stages import Progress, Run, dataset_of, silent
+from vpl.runs.stages import Run, dataset_of
 
 SETS = 3
 SECTIONS = ("clip", "prompts", "seeds", "prototypes", "refine", "labels", "crf")

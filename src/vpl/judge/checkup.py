@@ -21,7 +21,7 @@ from vpl.errors import VplError
 from vpl.judge.bench import Bench, Cams, Shelf
 from vpl.method import metrics, refine, signs
 from vpl.method.masks import label_map
-from vpl.runs.files import read_evaluations, read_json, read_map, read_prototypes, read_truth, write_json
+from vpl.runs.files import read_evaluations, read_json, read_map, read_prototypes, read_truth
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
 
@@ -54,8 +54,7 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     if gap is not None:
         true["train/val gap"].append(gap)
     found = {"label_free": signs.label_free(free), "with_truth": signs.with_truth(true)}
-    path = run.folder / "metrics.json"
-    write_json(path, read_json(path) | found)
+    run.note_metrics(**found)
     return found
 
 

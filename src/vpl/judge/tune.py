@@ -26,9 +26,10 @@ from vpl.judge.bench import Bench
 from vpl.method import crf
 from vpl.method.masks import label_map
 from vpl.method.views import View
+from vpl.progress import Progress, silent
 from vpl.runs.files import read_json, write_json
 from vpl.runs.folder import log
-from vpl.runs.stages import Progress, Run, silent
+from vpl.runs.stages import Run
 from vpl.sampling import evenly
 
 IMAGES = 60
@@ -201,10 +202,10 @@ def tune(
 ) -> Tuned:
     """Choose the values for a run's images and write them, with the reasons, into config.toml and tune.json.
 
-    A run that was tuned before keeps its choice.
+    A run that was tuned before keeps its choice. One that has begun makes anew what the choice changes when it goes on.
 
     Raises:
-        RunError: the run has begun with other values, or holds no image that can be used.
+        RunError: the run holds no image that can be used.
     """
     folder = Path(folder)
     with Run(folder, config, device=device, image_workers=workers) as run:
@@ -217,11 +218,11 @@ def tune(
                 raise RunError(f"{folder / 'tune.json'} is damaged ({error}); delete it to choose again.") from error
         bench = _bench(run, count, workers)
         made = choose(bench, config, progress=progress)
-    with Run(folder, made.config, device=device, image_workers=workers):  # refused where the run has begun otherwise
         choices = [dataclasses.asdict(one) for one in made.choices]
+        run.config = made.config
+        run.settle()
         write_json(folder / "tune.json", {"images": made.images, "choices": choices})
-    with Run(folder, made.config, device=device, image_workers=workers):
-        pass  # the reasons go into config.toml
+        run.settle()  # the reasons go into config.toml
     return made
 
 

@@ -46,6 +46,15 @@ class Regions:
         """The same with the images' numbers in a longer list, given in their order."""
         return replace(self, images=torch.tensor(members)[self.images])
 
+    def each(self) -> list[Regions]:
+        """Those of each image by itself, as image 0."""
+        found = []
+        for number in range(len(self.tag_ranks)):
+            own = self.images == number
+            none = torch.zeros(int(own.sum()), dtype=self.images.dtype)
+            found.append(Regions(self.embeddings[own], self.classes[own], none, self.tag_ranks[number : number + 1]))
+        return found
+
     @classmethod
     def joined(cls, parts: Sequence[Regions]) -> Regions:
         """All parts' regions, in their order."""

@@ -78,6 +78,25 @@ class Course:
         return train.online and step >= train.online_from * train.steps
 
 
+def check(config: Config) -> None:
+    """Settings of a training that don't fit together.
+
+    Raises:
+        ConfigError: what they are, and what to do.
+    """
+    if not config.train.steps:
+        raise ConfigError("train.steps is 0; expected at least 1 to train a network.")
+    if config.train.scale_low > config.train.scale_high:
+        raise ConfigError(
+            f"train.scale_low is {config.train.scale_low} and train.scale_high {config.train.scale_high}; "
+            "expected low to be at most high."
+        )
+    if config.train.online and is_student(config.decoder):
+        raise ConfigError("train.online needs vpl's own decoder; set decoder.network=decoder, or train.online=false.")
+    if config.train.affinity > 0 and is_student(config.decoder):
+        raise ConfigError("train.affinity needs a head over CLIP's features; set it to 0, or decoder.network=weclip.")
+
+
 def fit(
     items: Sequence[Item],
     clip: FrozenClip,
@@ -105,20 +124,10 @@ def fit(
     """
     if not items:
         raise DataError("there are no pseudo-masks to train on; expected at least one. Make them with vpl labels.")
-    if not config.train.steps:
-        raise ConfigError("train.steps is 0; expected at least 1 to train a network.")
-    if config.train.scale_low > config.train.scale_high:
-        raise ConfigError(
-            f"train.scale_low is {config.train.scale_low} and train.scale_high {config.train.scale_high}; "
-            "expected low to be at most high."
-        )
-    if config.train.online and is_student(config.decoder):
-        raise ConfigError("train.online needs vpl's own decoder; set decoder.network=decoder, or train.online=false.")
+    check(config)
     for name in ("weight", "texts"):
         if getattr(config.rsc, name) > 0 and prototypes is None:
             raise ConfigError(f"rsc.{name} is above 0 but there are no prototypes; make them, or set rsc.{name}=0.")
-    if config.train.affinity > 0 and is_student(config.decoder):
-        raise ConfigError("train.affinity needs a head over CLIP's features; set it to 0, or decoder.network=weclip.")
     if prototypes is not None and (prototypes.shape[1] != clip.dim or len(prototypes) < len(classes)):
         raise ConfigError(
             f"the prototypes have shape {tuple(prototypes.shape)}; expected at least {len(classes)} rows of "

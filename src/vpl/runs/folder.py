@@ -1,9 +1,11 @@
-"""The run folder: one run's files, its configuration, its record and its lock.
+"""The run folder: one run's lock, configuration, record, log, and what made each of its files.
 
     config.toml  every value of the run        run.json  versions, device, hashes, times by stage, failures
-    log.txt      warnings                      metrics.json  what `evaluate` found, one entry for each split
+    log.txt      commands, plans, messages     metrics.json  scores, one entry for each split, and signs
+    state/       fingerprints                  replaced/  what was long to make and no longer fits, until `vpl clean`
 
-How files are read and written is `files`'s. One process at a time may write.
+How files are read and written is `files`'s. One process at a time may write. Nothing is written before `settle`, so a
+command that fails in its beginning leaves the folder as it was, or no folder.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import errno
 import logging
 import platform
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,38 +29,24 @@ from vpl.classes import ClassSet
 from vpl.config import Config
 from vpl.edges import locks, storage
 from vpl.errors import RunError, VplError
+from vpl.runs import state
 from vpl.runs.files import NUMBER, damaged, read_evaluations, read_json, write_json
 
 log = logging.getLogger("vpl")
 Folder = TypeVar("Folder", bound="RunFolder")
 
-STAGE_OF_SECTION = {
-    "": "prototypes",
-    "data": "prototypes",
-    "clip": "prototypes",
-    "prompts": "prototypes",
-    "seeds": "prototypes",
-    "prototypes": "prototypes",
-    "refine": "labels",
-    "labels": "labels",
-    "crf": "labels",
-    "decoder": "network",
-    "rsc": "network",
-    "train": "network",
-    "validation": "evaluation",
-    "predict": "evaluation",
-}
-"""The first stage that reads a configuration section; once that stage has begun, its values are fixed."""
-
-STAGE_FOLDERS = {"prototypes": "regions", "labels": "seeds", "network": "network"}
+REPLACED = "replaced"
+MADE_BY_STAGES = ("regions", "seeds", "labels", "network")
+"""Folders that show that a run has begun."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that was skipped, and why."""
+    """An image that was skipped, and why; `stage` is "" where the photograph itself can't be used."""
 
     id: str
     reason: str
+    stage: str = ""
 
 
 class RunFolder:
@@ -65,12 +54,12 @@ class RunFolder:
 
     Args:
         folder: made when it is absent.
-        config: what is run; written into the folder.
+        config: what is run; written into the folder by `settle`.
         leads: whether this process writes; the further processes of a launched training only read.
 
     Raises:
-        RunError: the folder holds other things, belongs to another process, or a finished stage depended on a value
-            that differs.
+        RunError: the folder holds other things, belongs to another process, or was made by a vpl that did not note what
+            made its files.
         ConfigError: a folder of images is a URL that holds a key or password.
     """
 
@@ -80,20 +69,20 @@ class RunFolder:
         self.leads = leads
         self.failures: dict[str, Failure] = {}
         self._lock: BaseFileLock | None = None
-        self._handler: _LogFile | None = None
+        self._settled = self._is_new = False
         for data in (config.data, config.validation):
             storage.check(data.images, f"{data.name}.images")  # before anything is stored
-        if not self.leads:
-            return
-        self._claim()
+        self._log = _LogFile()
+        if self.leads:
+            self._claim()
         try:
-            self._sweep()
-            self._settle_config()
-            self._handler = _LogFile(self.folder / "log.txt")
+            self._check_age()
+            self.state = state.State(self.folder)
+            self._read_failures()
         except BaseException:
             self.close()
             raise
-        log.addHandler(self._handler)
+        log.addHandler(self._log)
 
     def __enter__(self: Folder) -> Folder:
         return self
@@ -102,20 +91,25 @@ class RunFolder:
         self.close()
 
     def close(self) -> None:
-        """Let the folder go."""
-        if self._handler is not None:
-            log.removeHandler(self._handler)
-            self._handler.close()
-        if self._lock is not None:
-            self._lock.release()
+        """Let the folder go; one that this process made and wrote nothing into is removed."""
+        log.removeHandler(self._log)
+        self._log.close()
+        if self._lock is None:
+            return
+        if self._is_new and not self._settled:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
+        self._lock = None
 
     def _claim(self) -> None:
         if re.search(r"[\ud800-\udfff]", str(self.folder)):
             raise RunError(f"the run folder {str(self.folder)!r} holds bytes that are no UTF-8; name another.")
         try:
+            self._is_new = not self.folder.exists()
             self.folder.mkdir(parents=True, exist_ok=True)
             names = [item.name for item in self.folder.iterdir()]
-            strangers = [name for name in names if name != locks.NAME and not name.endswith(storage.PARTIAL)]
+            ours = (locks.NAME, state.FOLDER)  # there before config.toml is
+            strangers = [name for name in names if name not in ours and not name.endswith(storage.PARTIAL)]
             if strangers and not (self.folder / "config.toml").exists():
                 raise RunError(
                     f"{self.folder} holds files ({sorted(strangers)[0]}) but no config.toml of vpl; "
@@ -127,39 +121,50 @@ class RunFolder:
             ) from error
         self._lock = locks.claim(self.folder)
 
-    def _sweep(self) -> None:
-        """Remove what a killed process left half written; the folder is ours alone."""
-        for partial in self.folder.rglob(f".*{storage.PARTIAL}"):
-            partial.unlink()
+    def _check_age(self) -> None:
+        begun = [name for name in MADE_BY_STAGES if (self.folder / name).exists()]
+        if begun and not (self.folder / state.FOLDER).exists():
+            raise RunError(
+                f"{self.folder} was made by vpl 0.1, which did not note what made each file, so nothing can be added; "
+                "vpl predict, report and export read it as it is. To go on, name a new folder."
+            )
 
-    def _settle_config(self) -> None:
+    # ------------------------------------------------------------------ configuration and log
+
+    @property
+    def stored(self) -> Config | None:
+        """The configuration that the folder holds; None in a new one."""
         path = self.folder / "config.toml"
-        if path.exists():
-            stored = Config.from_toml(path)
-            fixed = {}
-            for key, (old, new) in stored.differences(self.config).items():
-                stage = STAGE_OF_SECTION[key.rpartition(".")[0]]
-                if stage in STAGE_FOLDERS and (self.folder / STAGE_FOLDERS[stage]).exists():
-                    fixed[key] = f"{key} was {old!r}, is now {new!r}"
-            if fixed:
-                raise RunError(
-                    f"{self.folder} was made with another configuration: {'; '.join(fixed.values())}. "
-                    "Give the old values back, or name a new folder."
-                )
-        storage.write_text_atomic(path, self.config.to_toml(self._reasons()))
+        return Config.from_toml(path) if path.exists() else None
+
+    def settle(self) -> None:
+        """Store the configuration; from here on this process writes into the folder.
+
+        Raises:
+            RunError: log.txt can't be written.
+            OSError: the folder can't be written.
+        """
+        if not self.leads:
+            return
+        first, self._settled = not self._settled, True
+        if first:
+            for partial in self.folder.rglob(f".*{storage.PARTIAL}"):  # left by a kill; the folder is ours alone
+                partial.unlink()
+        path, text = self.folder / "config.toml", self.config.to_toml(self._reasons())
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            storage.write_text_atomic(path, text)
+        if first:
+            self._log.open(self.folder / "log.txt")
 
     def _reasons(self) -> dict[str, str]:
         """Why `vpl tune` chose values that the configuration still has. `vpl tune` itself tells of a damaged file."""
-        try:
-            choices = read_json(self.folder / "tune.json").get("choices")
-        except RunError:
-            return {}
         own, found = self.config.flat(), {}
-        for one in choices if isinstance(choices, list) else ():
-            key, reason = (one.get("key"), one.get("reason")) if isinstance(one, dict) else (None, None)
-            if isinstance(key, str) and isinstance(reason, str) and own.get(key) == one.get("value"):
+        for key, value, reason in tuned(self.folder):
+            if own.get(key) == value:
                 found[key] = " ".join(reason.split())
         return found
+
+    # ------------------------------------------------------------------ record
 
     def record(self) -> dict:
         """What run.json says: versions, device, hashes, times by stage, failures."""
@@ -180,7 +185,10 @@ class RunFolder:
     def note(self, **facts: object) -> None:
         """Add facts to run.json; of several training processes the first alone writes."""
         if self.leads:
-            write_json(self.folder / "run.json", self.record() | facts)
+            before = self.record()
+            after = before | facts
+            if after != before:
+                write_json(self.folder / "run.json", after)
 
     def note_stage(
         self,
@@ -206,37 +214,131 @@ class RunFolder:
         stages[stage] = noted
         self.note(stages=stages)
 
-    def fail(self, identity: str, error: VplError) -> None:
-        """Remember an image that can't be used."""
+    def _read_failures(self) -> None:
+        """Photographs that failed, from the state; truth masks that did, from run.json."""
+        for identity, (_, reason) in self.state.failed.items():
+            self.failures[identity] = Failure(identity, reason)
+        for one in self.record().get("failures", []):
+            if isinstance(one, dict) and one.get("stage") and isinstance(one.get("id"), str):
+                self.failures[one["id"]] = Failure(one["id"], str(one.get("reason", "")), str(one["stage"]))
+
+    def fail(self, identity: str, error: VplError, stage: str = "") -> None:
+        """Remember an image that can't be used; `note_failures` writes it down."""
         if identity not in self.failures:
             log.warning("%s skipped: %s", identity, error)
-            self.failures[identity] = Failure(identity, str(error))
+        self.failures[identity] = Failure(identity, str(error), stage)
+
+    def note_failures(self) -> None:
+        """Put the failures into run.json, in one go."""
+        if self._settled:
             self.note(failures=[dataclasses.asdict(failure) for failure in self.failures.values()])
 
-    def note_evaluation(self, split: str, classes: ClassSet, rows: Sequence[dict]) -> None:
-        """Put the rows of one split into metrics.json in the place of older ones of that split."""
-        path = self.folder / "metrics.json"
-        metrics = read_json(path)
-        others = [one for one in read_evaluations(self.folder) if one["split"] != split]
+    def note_evaluation(self, split: str, classes: ClassSet, rows: Sequence[dict], *, held_out: bool = False) -> None:
+        """Put the rows of one split into metrics.json in the place of older ones; held-out ones stand last."""
+        kept = [one for one in read_evaluations(self.folder) if bool(one.get("held_out")) != held_out]
         new = {"split": split, "images": rows[0]["images"], "classes": list(classes.names), "rows": list(rows)}
-        metrics["evaluations"] = [*others, new]
-        write_json(path, metrics)
+        self.note_metrics(evaluations=[*kept, new | {"held_out": True}] if held_out else [new, *kept])
+
+    def drop_evaluation(self, *, held_out: bool) -> None:
+        """Take the rows of one split out of metrics.json."""
+        kept = [one for one in read_evaluations(self.folder) if bool(one.get("held_out")) != held_out]
+        self.note_metrics(evaluations=kept)
+
+    def note_metrics(self, **facts: object) -> None:
+        """Put facts into metrics.json, which keeps one order: evaluations, signs without truth, signs with it."""
+        found = read_json(self.folder / "metrics.json") | facts
+        order = ("evaluations", "label_free", "with_truth")
+        write_json(self.folder / "metrics.json", {key: found[key] for key in order if found.get(key)})
+
+    # ------------------------------------------------------------------ what no longer fits
+
+    def set_aside(self, path: Path, name: str = "") -> None:
+        """Move a file or folder of the run, if it is there, to `replaced/`: to the same place, or under a name."""
+        if path.exists():
+            _move(path, self.folder / REPLACED / (name or path.relative_to(self.folder)))
+
+    def put_back(self, path: Path, name: str = "") -> None:
+        """Move what was set aside to its place."""
+        source = self.folder / REPLACED / (name or path.relative_to(self.folder))
+        if source.exists():
+            _move(source, path)
 
 
-class _LogFile(logging.FileHandler):
-    """log.txt. What can't be written to it is lost there alone: warnings are shown on stderr too."""
+def clean(folder: Path) -> int:
+    """Remove what a run has set aside; how many bytes that frees.
 
-    def __init__(self, path: Path):
+    Raises:
+        RunError: it is no run folder, or another process works in it.
+    """
+    if not (folder / "config.toml").exists():
+        raise RunError(f"{folder} is no run folder (there is no config.toml); expected one that vpl run made.")
+    lock = locks.claim(folder)
+    try:
+        size = sum(path.stat().st_size for path in (folder / REPLACED).rglob("*") if path.is_file())
+        shutil.rmtree(folder / REPLACED, ignore_errors=True)
+    finally:
+        lock.release()
+    return size
+
+
+def _move(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        shutil.rmtree(target)
+    source.replace(target)
+
+
+def tuned(folder: Path) -> list[tuple[str, object, str]]:
+    """(key, value, reason) of each choice that `vpl tune` wrote into a run folder; none where its file is damaged."""
+    try:
+        choices = read_json(folder / "tune.json").get("choices")
+    except RunError:
+        return []
+    found = []
+    for one in choices if isinstance(choices, list) else ():
+        key, reason = (one.get("key"), one.get("reason")) if isinstance(one, dict) else (None, None)
+        if isinstance(key, str) and isinstance(reason, str):
+            found.append((key, one.get("value"), reason))
+    return found
+
+
+class _LogFile(logging.Handler):
+    """log.txt, and what is said before it is opened. What can't be written to it is lost there alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._early: list[logging.LogRecord] = []
+        self._file: logging.FileHandler | None = None
+
+    def open(self, path: Path) -> None:
+        """Begin to write.
+
+        Raises:
+            RunError: the file can't be opened.
+        """
         try:
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 raise OSError(errno.EEXIST, "it is no regular file", str(path))
-            super().__init__(path, encoding="utf-8", errors="backslashreplace")
+            self._file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise RunError(f"{path} can't be written ({error.strerror}); mend that, then start again.") from error
-        self.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self._file.setFormatter(self.formatter)
+        self._file.handleError = lambda record: None  # a full disk is told by what fails to write results
+        for record in self._early:
+            self._file.handle(record)
+        self._early.clear()
 
-    def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk is told by what fails to write results; a log must not add tracebacks to it."""
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._file is None:
+            self._early.append(record)
+        else:
+            self._file.handle(record)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        super().close()
 
 
 def versions() -> dict[str, str]:

@@ -58,6 +58,7 @@ _PROTOTYPES = (
 _TRAIN = (
     "steps", "batch", "accumulate", "crop", "scale_low", "scale_high", "flip", "optimizer", "learning_rate",
     "momentum", "weight_decay", "power", "online", "online_from", "online_temperature", "precision",
+    "loss", "affinity", "affinity_radius", "warmup",
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {
@@ -125,10 +126,12 @@ STAGES: dict[str, Stage] = {
 
 PLACES = ("data", "validation", "clip.model")
 """Values that say where inputs lie. What is found there counts, not the place."""
-FREE = ("clip.batch", "train.checkpoint_every", "train.cache_gb")
+FREE = ("clip.batch", "train.checkpoint_every")
 """Values that change how the work is done and no result, but for rounding on a GPU; so do --device and --workers."""
 VIRTUAL = ("encoding", "text")
 """Rows without a product on disk: what they read is read by all that stands after them."""
+NEED_ALL = ("network scores", "onnx", "hf")
+"""Stages that have nothing to tell of when a stage before them is left out; signs and report tell of the rest."""
 EXPORTS = ("voc", "coco", "cvat", "yolo", "onnx", "hf")
 
 
@@ -239,8 +242,10 @@ class Plan:
         gone: ids that are no longer listed and have products in the folder.
         photographs: how many are listed.
         failed: ids that could not be used before and have not changed: they are left out.
+        stages: those that lead to the targets, in their order.
+        regions: photograph's id -> fingerprint of its regions, where they are learned from now.
         settings: digest -> settings, to be recorded with the products.
-        fingerprints: stage -> fingerprint of its whole product, whether work or not.
+        fingerprints: stage -> fingerprint of its whole product, or of all products of photographs, whether work or not.
     """
 
     work: tuple[Work, ...]
@@ -249,6 +254,8 @@ class Plan:
     gone: tuple[str, ...]
     photographs: int
     failed: tuple[str, ...]
+    stages: tuple[str, ...]
+    regions: Mapping[str, str]
     settings: Mapping[str, Mapping[str, object]]
     fingerprints: Mapping[str, str]
 
@@ -268,7 +275,8 @@ def learns(config: Config) -> bool:
 
 def contrasts(config: Config) -> bool:
     """Whether training pulls and pushes regions by vision prototypes."""
-    return config.rsc.weight > 0 and (config.rsc.pull or config.rsc.suppress)
+    rsc = config.rsc
+    return rsc.texts > 0 or (rsc.weight > 0 and (rsc.pull or rsc.suppress))
 
 
 def before(stage: str, config: Config) -> tuple[str, ...]:
@@ -290,13 +298,13 @@ def matches(key: str, row: str) -> bool:
     return key == row or key.startswith(f"{row}.")
 
 
-def asked_for(targets: Iterable[str], asked: Asked, never: Iterable[str] = ()) -> tuple[str, ...]:
+def asked_for(targets: Iterable[str], asked: Asked) -> tuple[str, ...]:
     """The stages that lead to the targets, in the order of the work; those that have nothing to work on left out."""
     wanted: set[str] = set()
     waiting = list(targets)
     while waiting:
         stage = waiting.pop()
-        if stage not in wanted and stage not in never and _has_input(stage, asked):
+        if stage not in wanted and _has_input(stage, asked):
             wanted.add(stage)
             waiting += before(stage, asked.config)
             waiting += ["prototypes"] if stage == "maps" else []  # the file of text prototypes, at least
@@ -338,16 +346,18 @@ def compare(asked: Asked, there: There, targets: Iterable[str], never: Iterable[
 
     Args:
         targets: stages that shall be there in the end, with all that they are made from.
-        never: stages that are not made now, and nothing that needs them.
+        never: stages that are not made now; what can't be told of without them is left out too.
     """
-    return _Comparison(asked, there).plan(asked_for(targets, asked, never))
+    return _Comparison(asked, there, frozenset(never)).plan(asked_for(targets, asked))
 
 
 class _Comparison:
     """One comparison at work: the fingerprints that are wanted, stage after stage."""
 
-    def __init__(self, asked: Asked, there: There):
-        self.asked, self.there = asked, there
+    def __init__(self, asked: Asked, there: There, never: frozenset[str]):
+        self.asked, self.there, self.never = asked, there, never
+        self.blocked: set[str] = set()
+        self.regions: dict[str, str] = {}
         self.made: dict[str, str] = {}
         self.settings: dict[str, dict[str, object]] = {}
         self.work: list[Work] = []
@@ -374,7 +384,7 @@ class _Comparison:
             dropped = tuple(one for one in results if one not in stages and self.there.records.get(one))
         return Plan(
             tuple(self.work), tuple(self.kept), dropped, tuple(sorted(held - listed)), len(self.asked.photographs),
-            self.failed, self.settings, dict(self.made),
+            self.failed, tuple(stages), self.regions, self.settings, dict(self.made),
         )  # fmt: skip
 
     def _end(self, stage: str) -> str:
@@ -388,6 +398,9 @@ class _Comparison:
         records, aside = self.there.records.get(stage, {}), self.there.aside.get(stage, {})
         end = self._end(stage)
         wanted = {one.id: f"{one.content}-{one.tags}-{end}" for one in self.usable}
+        if stage == "regions":
+            self.regions = wanted
+        self.made[stage] = f"{self.parts}-{end}"
         missing = {id: one for id, one in wanted.items() if records.get(id) != one}
         if missing:
             back = frozenset(id for id, one in missing.items() if id not in records and aside.get(id) == one)
@@ -423,6 +436,9 @@ class _Comparison:
             self.made[stage] = record
             if record != fingerprint:
                 self.kept.append(stage)
+            return
+        if stage in self.never or (stage in NEED_ALL and self.blocked.intersection(before(stage, self.asked.config))):
+            self.blocked.add(stage)
             return
         if stage == "prototypes" and learns(self.asked.config):
             self._add_each("regions")
@@ -474,3 +490,37 @@ def _change_of(key: str, old: object, new: object) -> str:
         return f"{STAGES[key].words} " + ("made anew" if new else "no longer there")
     shown = [json.dumps(one, ensure_ascii=False) if one is not None else "not read" for one in (old, new)]
     return f"{key} was {shown[0]}, is now {shown[1]}"
+
+
+# ---------------------------------------------------------------------------------------------------------- for people
+def told(plan: Plan) -> list[str]:
+    """The plan in short lines: what is done and why, what is kept, what is set aside."""
+    lines = []
+    for work in plan.work:
+        some = f" of {len(work.wanted)} of {count_of(plan.photographs, 'photograph')}"
+        of = some if STAGES[work.stage].each else ""
+        lines.append(f"{STAGES[work.stage].words}{of}: {'; '.join(work.reasons)}")
+        if work.replaces and WHOLE not in work.put_back:
+            lines.append(f"  the {work.stage} that was there is kept in replaced/ until vpl clean")
+        if work.stage == "network" and any("train.steps" in reason for reason in work.reasons):
+            lines.append("  it is trained from the first step: the learning rate of each depends on train.steps")
+    for stage in plan.kept:
+        lines.append(
+            f"{STAGES[stage].words}: kept as learned from other photographs or tags; --relearn learns again and makes "
+            "what follows anew"
+        )
+    for stage in plan.dropped:
+        where = ", and kept in replaced/ until vpl clean" if stage == "network" else ""
+        lines.append(f"{STAGES[stage].words}: no longer asked for{where}")
+    if plan.gone:
+        lines.append(f"{count_of(len(plan.gone), 'photograph')} no longer listed: what was made is kept in replaced/")
+    if plan.failed:
+        lines.append(
+            f"{count_of(len(plan.failed), 'photograph')} that could not be used and have not changed: left out"
+        )
+    return lines if plan else ["nothing to do", *lines]
+
+
+def count_of(count: int, noun: str) -> str:
+    """A count with its noun: 1 photograph, 2 photographs."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")

@@ -35,6 +35,7 @@ from typing import TypeVar
 import torch
 
 from vpl.edges import images, storage
+from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError, VplError
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.views import View, prepared
@@ -237,9 +238,19 @@ def labels(run: Run, out: str | Path | None = None) -> None:
     """
     ray = _ray()
     storage.check(str(out or ""), "--out")
-    run.prototypes()
+    if out is not None:
+        run.prototypes()
+        _make(ray, run, run.dataset.samples, _folders(run, out))
+        return
+    with run.handed_out() as samples:
+        if samples:
+            _make(ray, run, samples, _folders(run, out))
+
+
+def _make(ray, run: Run, samples: Sequence[Sample], places: Mapping[str, str | Path]) -> None:
+    """Label maps of the samples into the places, by the workers of a cluster."""
     start = time.perf_counter()
-    folders = {name: str(place) for name, place in _folders(run, out).items()}
+    folders = {name: str(place) for name, place in places.items()}
     with _cluster(ray):
         device, count, resources = _resources(ray, run.device)
         attempts = ray.remote(num_cpus=0)(_Attempts).remote()
@@ -254,7 +265,7 @@ def labels(run: Run, out: str | Path | None = None) -> None:
                 lambda number: ray.get(attempts.begin.remote(number)),
             )
         )
-        rows = _rows(run, count)
+        rows = _rows(run, samples, count)
         pipeline = _quiet(ray).from_items(rows, override_num_blocks=len(rows))
         pipeline = pipeline.flat_map(
             Worker,
@@ -264,11 +275,11 @@ def labels(run: Run, out: str | Path | None = None) -> None:
         )
         try:
             made = _received(run, pipeline.iter_rows())
-            deque(run.progress(made, len(run.dataset.samples), "pseudo-masks"), maxlen=0)
+            deque(run.progress(made, len(samples), "pseudo-masks"), maxlen=0)
         except ray.exceptions.RayError as error:
             words = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise RunError(f"Ray gave up ({words}); run the same command again: finished work is kept.") from error
-    run.note_stage("pseudo-masks", time.perf_counter() - start, len(run.dataset.samples))
+    run.note_stage("pseudo-masks", time.perf_counter() - start, len(samples))
 
 
 def _received(run: Run, rows: Iterable[dict]) -> Iterator[int]:
@@ -281,9 +292,9 @@ def _received(run: Run, rows: Iterable[dict]) -> Iterator[int]:
         yield from range(row["images"])
 
 
-def _rows(run: Run, workers: int) -> list[dict]:
-    """The list of images as rows: a window each, several times where there are fewer windows than workers."""
-    samples, size = run.dataset.samples, WINDOW * run.config.clip.batch
+def _rows(run: Run, samples: Sequence[Sample], workers: int) -> list[dict]:
+    """The images as rows: a window each, several times where there are fewer windows than workers."""
+    size = WINDOW * run.config.clip.batch
     windows = math.ceil(len(samples) / size)
     parts = min(MOST_PARTS, math.ceil(PARTS_PER_WORKER * workers / windows))
     rows: list[dict] = []

@@ -1,24 +1,26 @@
-"""A run: one data set streamed through the stages into one folder that can be killed and continued at any moment.
+"""A run: one data set brought through the stages into one folder, which does what its plan says and nothing twice.
 
     prototypes  text prototypes, regions of every image, vision prototypes      regions/ prototypes.safetensors
     seeds       label maps of text, vision and refined seeds                    seeds/{text,vision,refined}/*.png
     labels      the same, after the CRF, and pseudo-masks                       seeds/crf/*.png labels/*.png
     train       the network, from the pseudo-masks                              network/
-    evaluate    everything that is there against the truth                      metrics.json predictions/*.png
+    evaluate    masks and network against the truth                             metrics.json predictions/*.png
 
-The folder itself, its lock and its record are `folder`'s, its files `files`'s; `stream` is the way of the photographs,
-in batches that are planned from the list alone, so that a continued run writes the bytes of an uninterrupted one.
+`plan` compares what is asked with what is there, `bring` does the work; later rooms add their stages as `makers`. The
+folder itself, its lock and its record are `folder`'s, its files `files`'s; `stream` is the way of the photographs.
 Truth masks are opened in `evaluate` and nowhere else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +34,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config, DataConfig
 from vpl.edges import images, storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
-from vpl.errors import ConfigError, DataError, RunError
+from vpl.errors import ConfigError, DataError, RunError, VplError
 from vpl.machine import Clock, cores
 from vpl.method import prototypes, signs
 from vpl.method.labeller import Draft, Labeller
@@ -42,8 +44,11 @@ from vpl.method.refine import refine_maps
 from vpl.method.regions import Regions, regions
 from vpl.method.seeds import seed_maps
 from vpl.method.views import View, encode, prepared
-from vpl.network import card, predict, team, train
+from vpl.network import card, checkpoint, predict, team, train
 from vpl.network.crops import Item
+from vpl.progress import Progress, silent
+from vpl.runs import checks, inventory
+from vpl.runs.contents import Contents
 from vpl.runs.files import (
     read_facts,
     read_json,
@@ -55,7 +60,9 @@ from vpl.runs.files import (
     write_regions,
     write_tensors,
 )
-from vpl.runs.folder import STAGE_FOLDERS, RunFolder, log, versions
+from vpl.runs.folder import REPLACED, RunFolder, log, versions
+from vpl.runs.plan import STAGES, WHOLE, Plan, Work, compare, digest, encoding_of, learns
+from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
 
 CHANCE_RANK = 0.6
@@ -68,13 +75,14 @@ MAP_ROWS = {f"seeds/{name}": words for name, words in SEED_ROWS.items()} | {
 }
 """Folder of label maps -> its name in tables. Pseudo-masks are counted with their ignored pixels as errors."""
 
-Progress = Callable[[Iterable, int, str], Iterable]
-"""Wraps an iterable of known length with a progress bar; the third argument names the work."""
+Maker = Callable[["Run"], object]
+"""Makes the product of a stage that a later room brings."""
 
-
-def silent(items: Iterable, total: int, words: str) -> Iterable:
-    """A `Progress` that shows nothing."""
-    return items
+_ENVIRONMENT = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EHOSTDOWN,
+    errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNREFUSED,
+}  # fmt: skip
+"""Errors of reading that tell of the machine and not of the photograph."""
 
 
 class Run(RunFolder):
@@ -82,15 +90,16 @@ class Run(RunFolder):
 
     Args:
         folder: made when it is absent.
-        config: what to run. Values that a finished stage depended on can't change; later ones may.
+        config: what to run. What it changes is made anew, with what follows from it.
         device: "auto", "cpu", "cuda" or "mps".
         image_workers: threads that read images, as many that finish them (CRF, writing), and on a CPU as many that
             encode; default: the number of cores.
         progress: shows progress.
+        relearn: learn prototypes and network again also where only photographs or tags have changed.
+        makers: stage -> what makes it, for the stages of later rooms (signs, report, exports).
 
     Raises:
-        RunError: the folder is another's run, belongs to another process, or the configuration differs.
-        DataError, ModelError: the data or the CLIP can't be used.
+        RunError: the folder is another's, belongs to another process, or was made by an earlier vpl.
     """
 
     def __init__(
@@ -101,23 +110,63 @@ class Run(RunFolder):
         device: str = "auto",
         image_workers: int | None = None,
         progress: Progress = silent,
+        relearn: bool = False,
+        makers: Mapping[str, Maker] | None = None,
     ):
         place = team.place()
         super().__init__(folder, config, leads=place.leads)
         self.place, self.device = place, place.device(device)
         self.image_workers = image_workers or cores()
         self.progress = progress
+        self.relearn = relearn
+        self._makers = dict(makers or {})
         self._clip: FrozenClip | None = None
         self._stream: Stream | None = None
         self._dataset: Dataset | None = None
+        self._held_out: tuple[Sample, ...] | None = None
+        self._contents: Contents | None = None
+        self._passing: dict[str, str] = {}
+        self._content_of: dict[str, str] = {}
+        self._encoding = ""
+
+    def close(self) -> None:
+        """Note what is still to be noted, and let the folder go."""
+        try:
+            if self._settled and self.leads:
+                self._note_rest()
+        except (OSError, VplError):
+            pass  # a full disk or a damaged file: what met it first has told
+        finally:
+            super().close()
+
+    def _note_rest(self) -> None:
+        self.note_failures()
+        if self._contents is not None and self._dataset is not None:
+            self._contents.close(inventory.files_of([*self._dataset.samples, *(self._held_out or ())]))
+            self.state.close(one.id for one in self._dataset.samples)
+        else:
+            self.state.close()
+
+    # ------------------------------------------------------------------ inputs
 
     @property
     def dataset(self) -> Dataset:
         """The samples and classes of the run."""
         if self._dataset is None:
             self._dataset = dataset_of(self.config.data)
-            self._check_list(self._dataset)
         return self._dataset
+
+    @property
+    def held_out(self) -> tuple[Sample, ...]:
+        """The samples of [validation] that have a truth mask; none where there is no such split."""
+        return tuple(sample for sample in self._validation if sample.mask is not None)
+
+    @property
+    def _validation(self) -> tuple[Sample, ...]:
+        if self._held_out is None:
+            given = self.config.validation
+            self._held_out = dataset_of(given, self.classes).samples if given.images else ()
+        return self._held_out
 
     @property
     def classes(self) -> ClassSet:
@@ -129,39 +178,7 @@ class Run(RunFolder):
         """The frozen CLIP, loaded on first use."""
         if self._clip is None:
             self._clip = FrozenClip.of(self.config.clip, self.device)
-            known = self.record().get("clip", {}).get("hash")
-            if known not in (None, self._clip.weights_hash):
-                raise RunError(
-                    f"{self.folder} was made with other weights of {self.config.clip.model} "
-                    f"(hash {known[:12]}, now {self._clip.weights_hash[:12]}); name a new folder."
-                )
-            self.note(
-                clip={"name": self._clip.name, "hash": self._clip.weights_hash},
-                device=str(self._clip.device),
-                precision=self.config.clip.precision,
-                seed=self.config.seed,
-                versions=versions(),
-            )
         return self._clip
-
-    def _check_list(self, dataset: Dataset) -> None:
-        """The list of images and tags is part of a run: another one is refused."""
-        digest = hashlib.sha256()
-        for sample in dataset.samples:
-            digest.update(json.dumps([sample.id, *sample.tags]).encode())
-        digest.update(json.dumps(dataset.classes.names).encode())
-        data = {
-            "hash": digest.hexdigest(),
-            "images": len(dataset.samples),
-            "split": split_of(self.config.data),
-            "problems": list(dataset.problems),
-        }
-        known = self.record().get("data", {}).get("hash")
-        if known not in (None, data["hash"]) and (self.folder / STAGE_FOLDERS["prototypes"]).exists():
-            raise RunError(f"the images or tags have changed since {self.folder} was made; name a new folder.")
-        self.note(data=data)
-
-    # ------------------------------------------------------------------ streaming
 
     @property
     def stream(self) -> Stream:
@@ -170,38 +187,183 @@ class Run(RunFolder):
             self._stream = Stream(self.clip, self.config.clip, self.image_workers)
         return self._stream
 
-    def plan(self) -> Iterator[Batch]:
-        """The batches of the run, the same in every process."""
-        samples, patch = self.dataset.samples, self.clip.patch
-        return self.stream.plan(
-            len(samples),
-            lambda member: grid_of(samples[member].image, patch, self.config.clip),
-            lambda member, error: self.fail(samples[member].id, error),
-        )
+    @property
+    def contents(self) -> Contents:
+        """What photographs and masks are."""
+        if self._contents is None:
+            self._contents = Contents(self.folder / STATE_FOLDER / "contents.tsv", self.image_workers)
+        return self._contents
 
     def view(self, sample: Sample) -> View:
         """One photograph as encoder and CRF see it."""
         return read_view(sample.image, self.classes.numbers(sample.tags), self.config.clip)
 
+    def settle(self) -> None:
+        """Store the configuration, once data, classes and CLIP have opened, and note what they are."""
+        dataset, clip, _ = self.dataset, self.clip, self._validation
+        fresh = not self._settled
+        super().settle()
+        if not fresh or not self.leads:
+            return
+        names = hashlib.sha256()
+        for sample in dataset.samples:
+            names.update(json.dumps([sample.id, *sample.tags]).encode())
+        names.update(json.dumps(dataset.classes.names).encode())
+        self.note(
+            data={
+                "hash": names.hexdigest(),
+                "images": len(dataset.samples),
+                "split": split_of(self.config.data),
+                "problems": list(dataset.problems),
+            },
+            clip={"name": clip.name, "hash": clip.weights_hash},
+            device=str(clip.device),
+            precision=self.config.clip.precision,
+            seed=self.config.seed,
+            versions=versions(),
+        )
+
+    # ------------------------------------------------------------------ the plan
+
+    def plan(self, targets: Iterable[str], never: Iterable[str] = ()) -> Plan:
+        """What is to be done until the targets (names of `plan.STAGES`) are there; nothing is written.
+
+        Args:
+            never: stages that are not made now.
+        """
+        asked = inventory.asked_of(
+            self.config,
+            self.dataset,
+            self.held_out,
+            self.clip.weights_hash,
+            self.contents,
+            self.folder,
+            split=split_of(self.config.data),
+            relearn=self.relearn,
+            progress=self.progress,
+        )
+        self._encoding = encoding_of(asked)
+        self._content_of = {one.id: one.content for one in asked.photographs}
+        return compare(asked, inventory.there_of(self.folder, self.state, self.config, self._passing), targets, never)
+
+    def bring(self, *targets: str, never: Iterable[str] = (), tell: Callable[[Plan], None] | None = None) -> Plan:
+        """Do what the plan says, stage after stage; returns the plan.
+
+        Args:
+            tell: is given the plan before anything is done.
+        """
+        never = tuple(never)
+        first = plan = self.plan(targets, never)
+        self._check(plan)
+        if tell is not None:
+            tell(plan)
+        self.settle()
+        self._tidy(plan)
+        own: dict[str, Callable[[Plan, Work], None]] = {
+            "prototypes": self._make_prototypes,
+            "maps": partial(self._make_maps, pseudo="masks" in plan.stages),
+            "masks": partial(self._make_maps, pseudo=True),
+            "network": self._make_network,
+            "scores": self._make_scores,
+            "network scores": self._make_network_scores,
+        }
+        for stage in STAGES:
+            work = plan.of(stage)
+            if work is None or stage == "regions":
+                continue
+            self.state.remember(plan.settings)
+            if stage in own:
+                own[stage](plan, work)
+            else:
+                with self.state.making(stage, work.wanted[WHOLE]):
+                    self._makers[stage](self)
+            self.note_failures()
+            plan = self.plan(targets, never)  # photographs may have failed
+        self._note_untimed(plan)
+        return first
+
+    def _note_untimed(self, plan: Plan) -> None:
+        """Stages that a kill ended between their last product and the note of their time."""
+        if not self.leads:
+            return
+        noted, usable = self.record().get("stages", {}), len(self._usable(plan))
+        words = {"prototypes": "prototypes", "masks": "pseudo-masks", "network": "train"}
+        words |= {"network scores": "evaluate network"} | ({} if "masks" in plan.stages else {"maps": "seeds"})
+        for stage, name in words.items():
+            if stage in plan.stages and stage in self.state.records and name not in noted:
+                self.note_stage(name, 0.0, len(self.held_out) if stage == "network scores" else usable)
+
+    def _check(self, plan: Plan) -> None:
+        """Everything that can be wrong, before the first photograph is encoded."""
+        stages = {work.stage for work in plan.work}
+        if "scores" in plan.stages or self.config.data.masks:
+            checks.check_truth(self.dataset.samples, self.config.data)
+        if "network scores" in stages or (stages and self.config.validation.masks):
+            checks.check_truth(self._validation, self.config.validation)
+        if stages:
+            checks.check_settings(self.config, stages, self.clip, self.classes)
+        maps = plan.of("maps")
+        if maps is not None:
+            checks.warn_of_little_room(self.folder, len(maps.wanted))
+
+    def _tidy(self, plan: Plan) -> None:
+        """Forget failures of photographs that have changed; set aside what is no longer asked for."""
+        failed = set(plan.failed)
+        for identity in [one for one in self.state.failed if one not in failed]:
+            self.state.mend(identity)
+            self.failures.pop(identity, None)
+        for identity in plan.gone:
+            for stage in [one for one, ids in self.state.records.items() if identity in ids]:
+                for place, suffix in inventory.places_of(self.folder, stage, self.config):
+                    self.set_aside(place / f"{identity}{suffix}")
+                self.state.move(stage, identity, identity, back=False)
+        for stage in plan.dropped:
+            if stage == "network":
+                self._set_network_aside()
+            else:
+                self.state.strike(stage)
+                self.drop_evaluation(held_out=stage != "scores")
+                if stage == "network scores":
+                    self.set_aside(self.folder / "predictions")
+        if "network" in plan.stages and plan.of("network") is None and self.has_network:
+            self._refresh_card()
+
+    def _forget(self, stage: str) -> None:
+        """Forget the failures of a stage that is made again."""
+        for identity in [one.id for one in self.failures.values() if one.stage == stage]:
+            del self.failures[identity]
+
+    # ------------------------------------------------------------------ streaming
+
     def _flow(
         self,
         words: str,
-        done: Callable[[Batch], bool],
-        work: Callable[[tuple[int, ...], list[View]], Any],
+        samples: Sequence[Sample],
+        work: Callable[[list[View]], Any],
         finish: Callable[[Batch, list[Portion]], Iterable[Callable[[], None]]],
         clock: Clock,
     ) -> dict[str, float]:
-        """All batches that are not `done` through the stream; failures into the record. How busy the threads were."""
-        samples = self.dataset.samples
+        """Samples through the stream; failures into the record. How busy the threads were."""
+        patch = self.clip.patch
 
         def read(member: int) -> View:
+            sample = samples[member]
             with clock("read"):
-                return prepared(self.clip, self.view(samples[member]), self.config.clip)
+                view = prepared(self.clip, self.view(sample), self.config.clip)
+            if not self.contents.unchanged(sample.image):
+                raise DataError("the image has changed while the run went on; start the same command again.")
+            return view
 
+        batches = self.stream.plan(
+            len(samples),
+            lambda member: grid_of(samples[member].image, patch, self.config.clip),
+            lambda member, error: self._skip(samples[member], error),
+        )
         with self.stream.watched(clock) as busy:
-            for settled in self._counted(self.stream.flow(self.plan(), read, work, finish, done), len(samples), words):
+            flow = self.stream.flow(batches, read, lambda _, views: work(views), finish)
+            for settled in self._counted(flow, len(samples), words):
                 for member, error in settled.failures:
-                    self.fail(samples[member].id, error)
+                    self._skip(samples[member], error)
         return busy
 
     def _counted(self, batches: Iterator[Settled], total: int, words: str) -> Iterator[Settled]:
@@ -216,33 +378,84 @@ class Run(RunFolder):
             if item is not None:
                 yield item
 
-    # ------------------------------------------------------------------ stages
+    def _skip(self, sample: Sample, error: VplError) -> None:
+        """Leave a photograph out: until its bytes change where they are at fault, until the next command otherwise.
+
+        Raises:
+            RunError: not the photograph is at fault but the machine.
+        """
+        self._stop_for_environment(sample, error)
+        fingerprint = f"{self._content_of[sample.id]}-{self._encoding}"
+        self._passing[sample.id] = fingerprint
+        self.fail(sample.id, error)
+        try:
+            self.view(sample)
+        except VplError:
+            self.state.fail(sample.id, fingerprint, str(error))
+
+    def _stop_for_environment(self, sample: Sample, error: VplError) -> None:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MemoryError):
+                raise RunError(
+                    f"there is not enough memory to read {sample.image}; give fewer --image-workers or free some, then "
+                    "start the same command again: finished work is kept."
+                ) from error
+            if isinstance(cause, OSError) and cause.errno in _ENVIRONMENT:
+                raise RunError(
+                    f"{sample.image} can't be read now ({cause.strerror}); mend that, then start the same command "
+                    "again: finished work is kept."
+                ) from error
+            if isinstance(cause, RunError):
+                raise cause
+            cause = cause.__cause__
+        if not storage.is_url(sample.image) and not Path(sample.image).parent.is_dir():
+            raise RunError(
+                f"the folder {Path(sample.image).parent} has vanished; bring it back, then start the same command "
+                "again: finished work is kept."
+            ) from error
+
+    # ------------------------------------------------------------------ prototypes
 
     def prototypes(self) -> None:
         """Text prototypes, region embeddings and vision prototypes into prototypes.safetensors (METHOD.md 0 and 3)."""
-        target = self.folder / "prototypes.safetensors"
-        if target.exists():
-            return
+        self.bring("prototypes")
+
+    def _make_prototypes(self, plan: Plan, work: Work) -> None:
         start, clock, busy = time.perf_counter(), Clock(), {}
-        text, samples = self.text_prototypes(), self.dataset.samples
+        text, samples = self.text_prototypes(), self._usable(plan)
+        vision, facts = text, None
+        if learns(self.config):
 
-        def survey(turn: int, table: Tensor, scale: float) -> Regions:
-            found, shares = self._survey(turn, table, scale, text, clock)
-            busy.update(shares)
-            return found
+            def survey(turn: int, table: Tensor, scale: float) -> Regions:
+                found, shares = self._survey(plan, samples, turn, table, scale, text, clock)
+                busy.update(shares)
+                return found
 
-        tags = [self.classes.numbers(sample.tags) for sample in samples]
-        lesson = learn(survey, tags, text, self.clip.logit_scale, len(self.classes), self.config.prototypes, clock)
-        self._warn_about_tags(lesson.tag_ranks)
-        write_json(self.folder / "prototypes.json", self._facts(lesson))
-        facts = {
+            tags = [self.classes.numbers(sample.tags) for sample in samples]
+            lesson = learn(survey, tags, text, self.clip.logit_scale, len(self.classes), self.config.prototypes, clock)
+            self._warn_about_tags(lesson.tag_ranks)
+            vision, facts = lesson.vision, self._facts(lesson)
+        now = self.plan(["prototypes"]).fingerprints["prototypes"]  # photographs may have failed
+        named = {
             "classes": self.classes.names,
             "background": self._background(),
             "clip": self.clip.name,
             "clip_hash": self.clip.weights_hash,
+            "fingerprint": now,
         }
+        with self.state.making("prototypes", now):
+            if facts is None:
+                (self.folder / "prototypes.json").unlink(missing_ok=True)
+            else:
+                write_json(self.folder / "prototypes.json", facts)
+            write_tensors(self.folder / "prototypes.safetensors", {"text": text, "vision": vision}, named)
         self.note_stage("prototypes", time.perf_counter() - start, len(samples), clock.seconds(), busy)
-        write_tensors(target, {"text": text, "vision": lesson.vision}, facts)  # with this file the stage is finished
+
+    def _usable(self, plan: Plan) -> list[Sample]:
+        """The samples that have not failed."""
+        failed = set(plan.failed)
+        return [sample for sample in self.dataset.samples if sample.id not in failed]
 
     def _background(self) -> tuple[str, ...]:
         return self.classes.background if self.config.prompts.background_words else ()
@@ -255,46 +468,64 @@ class Run(RunFolder):
         return torch.cat([made.foreground, made.background]).cpu()
 
     def _survey(
-        self, turn: int, table: Tensor, scale: float, text: Tensor, clock: Clock
+        self,
+        plan: Plan,
+        samples: Sequence[Sample],
+        turn: int,
+        table: Tensor,
+        scale: float,
+        text: Tensor,
+        clock: Clock,
     ) -> tuple[Regions, dict[str, float]]:
-        """Regions of all images, one file per batch in regions/; and how busy the threads were."""
-        folder = self.folder / STAGE_FOLDERS["prototypes"]
-        folder.mkdir(exist_ok=True)
+        """Regions of all images, one file each in regions/; and how busy the threads were."""
+        stage = "regions" if turn == 0 else f"regions {turn + 1}"
+        ((folder, suffix),) = inventory.places_of(self.folder, stage, self.config)
+        folder.mkdir(parents=True, exist_ok=True)
         count, config = len(self.classes), self.config
-        table, text = table.to(self.clip.device), text.to(self.clip.device)
+        there = table.to(self.clip.device), text.to(self.clip.device)
+        wanted = self._regions_wanted(plan, turn, table)
+        records = inventory.there_of(self.folder, self.state, config, {}).records.get(stage, {})
+        missing = [one for one in samples if records.get(one.id) != wanted[one.id]]
 
-        def path(batch: Batch) -> Path:
-            return folder / f"round{turn + 1}-{batch.number:06d}.safetensors"
-
-        def work(members: tuple[int, ...], views: list[View]) -> Regions:
+        def work(views: list[View]) -> Regions:
             tags = [view.tags for view in views]
             with clock("encode"):
                 features = encode(self.clip, views, config.clip)
             with clock("seeds"):
-                cams = seed_maps(self.clip, features, tags, table, count, scale, config.seeds.kind)
+                cams = seed_maps(self.clip, features, tags, there[0], count, scale, config.seeds.kind)
             if config.prototypes.refined:
                 with clock("refine"):
                     cams = refine_maps(features.attention, cams, config.refine)
             with clock("regions"):
-                made = regions(self.clip, features, views, cams, text, count, config.prototypes)
-            return made.numbered(members)
+                return regions(self.clip, features, views, cams, there[1], count, config.prototypes)
 
-        def write(batch: Batch, portions: list[Portion]) -> None:
-            with clock("write"):
-                write_regions(path(batch), Regions.joined([portion.result for portion in portions]))
+        def write(sample: Sample, found: Regions) -> None:
+            with clock("write"), self.state.making(stage, wanted[sample.id], sample.id):
+                write_regions(Path(storage.ready(folder, f"{sample.id}{suffix}")), found)
 
-        words = "regions" if turn == 0 else f"regions, round {turn + 1}"
-        busy = self._flow(
-            words,
-            lambda batch: path(batch).exists(),
-            work,
-            lambda batch, portions: [partial(write, batch, portions)],
-            clock,
-        )
-        files = sorted(folder.glob(f"round{turn + 1}-*.safetensors"))
-        if not files:
+        def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
+            return [
+                partial(write, missing[member], found)
+                for portion in portions
+                for member, found in zip(portion.members, portion.result.each(), strict=True)
+            ]
+
+        busy = self._flow("regions" if turn == 0 else f"regions, round {turn + 1}", missing, work, finish, clock)
+        found = [
+            read_regions(folder / f"{sample.id}{suffix}", self.clip.dim, count, 1).numbered([number])
+            for number, sample in enumerate(samples)
+            if sample.id not in self._passing
+        ]
+        if not found:
             raise RunError(f"no image of {self.folder} could be used; see the list of failures and mend the first one.")
-        return Regions.joined([read_regions(f, self.clip.dim, count, len(self.dataset.samples)) for f in files]), busy
+        return Regions.joined(found), busy
+
+    def _regions_wanted(self, plan: Plan, turn: int, table: Tensor) -> dict[str, str]:
+        """Photograph's id -> fingerprint of its regions; later rounds also depend on the prototypes before them."""
+        if turn == 0:
+            return dict(plan.regions)
+        before = digest(hashlib.sha256(table.numpy().tobytes()).hexdigest())
+        return {id: f"{one}{before}" for id, one in plan.regions.items()}
 
     def _facts(self, lesson: Lesson) -> dict:
         """The report of METHOD.md 3.5 and how V was reached, as plain data.
@@ -336,13 +567,15 @@ class Run(RunFolder):
                 100 * mean,
             )
 
+    # ------------------------------------------------------------------ label maps
+
     def seeds(self) -> None:
         """Label maps of text, vision and refined seeds."""
-        self._maps(pseudo=False)
+        self.bring("maps")
 
     def labels(self) -> None:
         """Label maps of all seeds, and the pseudo-masks."""
-        self._maps(pseudo=True)
+        self.bring("masks")
 
     def labeller(self) -> Labeller:
         """What makes label maps from the run's prototypes, on the run's device.
@@ -368,116 +601,247 @@ class Run(RunFolder):
 
     def map_folders(self, pseudo: bool) -> dict[str, Path]:
         """Name of each label map that `labeller` makes -> the folder that holds it."""
-        kind = self.config.prototypes.kind
-        folders = {name: self.folder / "seeds" / name for name in SEED_ROWS if name != "vision" or kind == "vision"}
-        return folders | ({"crf": self.folder / "seeds" / "crf", "labels": self.folder / "labels"} if pseudo else {})
+        return inventory.map_places(self.folder, self.config, pseudo=pseudo)
 
-    def _maps(self, pseudo: bool) -> None:
-        self.prototypes()
-        start = time.perf_counter()
-        samples, palette = self.dataset.samples, self.classes.palette()
+    def _make_maps(self, plan: Plan, work: Work, *, pseudo: bool) -> None:
+        """Label maps, and with `pseudo` the pseudo-masks of the plan in the same pass."""
+        works = [one for one in (plan.of("maps"), plan.of("masks") if pseudo else None) if one is not None]
+        for one in works:
+            self._put_back(one)
+        wanted = {one.stage: {id: f for id, f in one.wanted.items() if id not in one.put_back} for one in works}
+        todo = [sample for sample in self.dataset.samples if any(sample.id in ids for ids in wanted.values())]
+        start, palette = time.perf_counter(), self.classes.palette()
         labeller, folders = self.labeller(), self.map_folders(pseudo)
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
 
-        def done(batch: Batch) -> bool:
-            names = [f"{samples[member].id}.png" for member in batch.members]
-            return all((folder / name).exists() for folder in folders.values() for name in names)
-
         def one(sample: Sample, view: View, draft: Draft) -> None:
             made = labeller.masks(view, draft, pseudo)
             with labeller.clock("write"):
-                for name, mask in made.items():
-                    images.write_mask(storage.ready(folders[name], f"{sample.id}.png"), mask, palette)
+                for stage, ids in wanted.items():
+                    if sample.id in ids:
+                        with self.state.making(stage, ids[sample.id], sample.id):
+                            self._write_maps(stage, sample.id, made, folders, palette)
 
         def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
             return [
-                partial(one, samples[member], view, draft)
+                partial(one, todo[member], view, draft)
                 for portion in portions
                 for member, view, draft in zip(portion.members, portion.views, portion.result, strict=True)
             ]
 
         words = "pseudo-masks" if pseudo else "seeds"
-        busy = self._flow(words, done, lambda _, views: labeller.drafts(views, pseudo), finish, labeller.clock)
-        self.note_stage(words, time.perf_counter() - start, len(samples), labeller.clock.seconds(), busy)
+        busy = self._flow(words, todo, lambda views: labeller.drafts(views, pseudo), finish, labeller.clock)
+        if "vision" not in folders:
+            with contextlib.suppress(OSError):  # absent, or it still holds what was never noted
+                (self.folder / "seeds" / "vision").rmdir()
+        count = len(self._usable(plan))
+        self.note_stage(words, time.perf_counter() - start, count, labeller.clock.seconds(), busy)
+
+    def _write_maps(self, stage: str, id: str, made: Mapping[str, Any], folders: Mapping[str, Path], palette) -> None:
+        """A photograph's label maps of one stage; those that the configuration no longer has go."""
+        for name, folder in folders.items():
+            if (name in SEED_ROWS) == (stage == "maps"):
+                images.write_mask(storage.ready(folder, f"{id}.png"), made[name], palette)
+        if stage == "maps" and "vision" not in folders:
+            (self.folder / "seeds" / "vision" / f"{id}.png").unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def handed_out(self) -> Iterator[list[Sample]]:
+        """The samples whose label maps others make inside the block, into `map_folders`; those that are whole are noted
+        when it ends. Where it was left before its end, files of the same plan count when it is begun again."""
+        self.prototypes()
+        plan = self.plan(["masks"])
+        self.settle()
+        self._tidy(plan)
+        self.state.remember(plan.settings)
+        if plan.of("masks") is None:
+            yield []
+            return
+        mark = plan.fingerprints["masks"]
+        if self.state.records.get("handed out", {}).get(WHOLE) != mark:
+            for work in plan.work:
+                for identity in work.wanted:
+                    self.state.strike(work.stage, identity)
+                    for place, suffix in inventory.places_of(self.folder, work.stage, self.config):
+                        (place / f"{identity}{suffix}").unlink(missing_ok=True)
+            with self.state.making("handed out", mark):
+                pass
+        self._note_whole(plan)
+        left = self.plan(["masks"]).of("masks")
+        try:
+            yield [sample for sample in self.dataset.samples if left is not None and sample.id in left.wanted]
+        finally:
+            self._note_whole(plan)
+        self.state.strike("handed out")
+        self.note_failures()
+
+    def _note_whole(self, plan: Plan) -> None:
+        """Write down products of the plan that others made."""
+        for work in plan.work:
+            there = inventory.files_there(self.folder, work.stage, self.config)
+            for identity, fingerprint in work.wanted.items():
+                known = self.state.records.get(work.stage, {}).get(identity) == fingerprint
+                if not known and identity in there:
+                    with self.state.making(work.stage, fingerprint, identity):
+                        pass
+
+    def _put_back(self, work: Work) -> None:
+        """Photographs' products that were set aside, in their places again."""
+        for identity in work.put_back:
+            for place, suffix in inventory.places_of(self.folder, work.stage, self.config):
+                self.put_back(place / f"{identity}{suffix}")
+            self.state.move(work.stage, identity, identity, back=True)
+
+    # ------------------------------------------------------------------ network
 
     def train(self) -> None:
         """The network of METHOD.md 5 from the pseudo-masks, into network/; pseudo-masks that are missing come first."""
         if self.place.count == 1:
-            self.labels()
+            self.bring("network")
+            return
+        together = team.Team(self.clip.device)
+        plan = self.plan(["network"])
+        if any(work.stage != "network" for work in plan.work):
+            raise RunError(f"the pseudo-masks of {self.folder} are not up to date; run `vpl labels` first.")
+        together.wait()  # every process has read the state before the first one changes it
+        if self.leads:
+            self.settle()
+            self.state.remember(plan.settings)
+            for work in plan.work:
+                self._make_way(work)
+        together.wait()
+        for work in plan.work:
+            self._make_network(plan, work)
+
+    def _make_way(self, work: Work) -> None:
+        """A network or a training of other settings goes aside; one that was set aside for these comes back."""
+        fingerprint = work.wanted[WHOLE]
+        if self.state.records.get("training", {}).get(WHOLE) == fingerprint:
+            return
+        self._set_network_aside()
+        if work.put_back:
+            self._put_network_back(fingerprint)
+        with self.state.making("training", fingerprint):
+            pass
+
+    def _make_network(self, plan: Plan, work: Work) -> None:
+        fingerprint = work.wanted[WHOLE]
+        if self.place.count == 1:
+            self._make_way(work)
         start = time.perf_counter()
+        if not self.leads:
+            self._fit(self._usable(plan))
+            return
+        with self.state.making("network", fingerprint):
+            count = self._fit(self._usable(plan))
+        self.note_stage("train", time.perf_counter() - start, count)
+
+    def _fit(self, samples: Sequence[Sample]) -> int:
+        """Train on the pseudo-masks that are there; how many."""
         folder = self.folder / "labels"
         items = [
             Item(sample.id, sample.image, folder / f"{sample.id}.png", sample.tags)
-            for sample in self.dataset.samples
+            for sample in samples
             if (folder / f"{sample.id}.png").exists()
         ]
         stored = read_prototypes(self.folder / "prototypes.safetensors", self.clip.dim)
         vision = stored["vision"].to(self.clip.device)
         records = train.fit(items, self.clip, self.classes, vision, self.config, self.folder, self.image_workers)
-        count = 0
         for _ in self.progress(records, self.config.train.steps, "train") if self.leads else records:
-            count += 1
-        if count or "train" not in self.record().get("stages", {}):  # a kill may come between network and note
-            self.note_stage("train", time.perf_counter() - start, len(items))
+            pass
+        return len(items)
+
+    def _set_network_aside(self) -> None:
+        """A network, or a training that has begun, goes to replaced/ under its fingerprint."""
+        folder = self.folder / card.NETWORK_FOLDER
+        if not folder.exists():
+            return
+        finished = self.state.records.get("network", {}).get(WHOLE)
+        known = finished or self.state.records.get("training", {}).get(WHOLE, "unknown")
+        name = f"{folder.name}-{digest(known)[:8]}"
+        self.set_aside(folder, name)
+        if finished:
+            self.state.move("network", WHOLE, name, back=False)
+        self.state.strike("training")
+        log.info("the network that was there is kept in %s/%s until vpl clean", REPLACED, name)
+
+    def _put_network_back(self, fingerprint: str) -> None:
+        name = next(name for name, one in self.state.aside["network"].items() if one == fingerprint)
+        self.put_back(self.folder / card.NETWORK_FOLDER, name)
+        self.state.move("network", WHOLE, name, back=True)
 
     @property
     def has_network(self) -> bool:
         """Whether training has finished."""
         return (self.folder / card.NETWORK_FOLDER / card.CARD_FILE).exists()
 
+    # ------------------------------------------------------------------ evaluation
+
     def evaluate(self) -> dict:
-        """What there is against the truth masks, into metrics.json (METHOD.md 6). Returns its content.
+        """Masks and network against the truth masks, into metrics.json (METHOD.md 6). Returns its content.
 
         Seeds and pseudo-masks are evaluated on the images of [data], the network on the held-out images of
-        [validation], by both protocols side by side.
+        [validation], by both protocols side by side. Pseudo-masks that are missing come first; a network is not
+        trained.
 
         Raises:
-            RunError: there are no truth masks, or there is nothing to evaluate yet.
+            RunError: there are no truth masks.
         """
-        truths = [sample for sample in self.dataset.samples if sample.mask is not None]
-        if truths:
-            self._evaluate_maps(truths)
-        elif not self.config.validation.masks:
+        truths = any(sample.mask is not None for sample in self.dataset.samples)
+        if not truths and not self.config.validation.masks:
             raise RunError(
                 "the data have no truth masks; evaluation needs data.masks. The masks are made without them."
             )
-        if self.has_network and self.config.validation.images:
-            self._evaluate_network()
+        self.bring("scores", "network scores", never=["network"])
         return read_json(self.folder / "metrics.json")
 
-    def _evaluate_maps(self, truths: Sequence[Sample]) -> None:
-        rows = [
-            self._evaluate_folder(folder, words, truths)
-            for folder, words in MAP_ROWS.items()
-            if any((self.folder / folder).rglob("*.png"))
-        ]
-        if not rows:
-            raise RunError(f"{self.folder} holds no label maps yet; run `vpl seeds` or `vpl labels` first.")
-        self.note_evaluation(split_of(self.config.data), self.classes, rows)
+    def _make_scores(self, plan: Plan, work: Work) -> None:
+        self._forget("scores")
+        truths = [sample for sample in self._usable(plan) if sample.mask is not None]
+        with self.state.making("scores", work.wanted[WHOLE]):
+            rows = [
+                self._evaluate_folder(folder, words, truths)
+                for folder, words in MAP_ROWS.items()
+                if any((self.folder / folder).rglob("*.png"))
+            ]
+            self.note_evaluation(split_of(self.config.data), self.classes, rows)
 
-    def _evaluate_network(self) -> None:
+    def _make_network_scores(self, plan: Plan, work: Work) -> None:
+        self._forget("network scores")
         start = time.perf_counter()
-        held_out = dataset_of(self.config.validation, self.classes)
         predictor = predict.load(self.folder, self.clip)
         folder, palette = self.folder / "predictions", self.classes.palette()
         folder.mkdir(exist_ok=True)
-        samples = [sample for sample in held_out.samples if sample.mask is not None]
+        samples = self.held_out
         counted = self.progress(samples, len(samples), "evaluate network")
-        made = predict.evaluate(
-            predictor,
-            counted,
-            lambda sample, mask: images.write_mask(storage.ready(folder, f"{sample.id}.png"), mask, palette),
-            lambda sample, error: self.fail(sample.id, error),
-        )
-        parts = ["multi-scale" if len(predictor.full.scales) > 1 else "single scale"]
-        parts += [name for name, on in (("flip", predictor.full.flip), ("CRF", predictor.full.crf)) if on]
-        rows = [
-            {"name": "network, single scale", "folder": None} | scores_of(made.single, self.classes),
-            {"name": f"network, {' + '.join(parts)}", "folder": "predictions"} | scores_of(made.full, self.classes),
-        ]
-        self.note_evaluation(split_of(self.config.validation), self.classes, rows)
+
+        def keep(sample: Sample, mask: Any) -> None:
+            images.write_mask(storage.ready(folder, f"{sample.id}.png"), mask, palette)
+
+        with self.state.making("network scores", work.wanted[WHOLE]):
+            made = predict.evaluate(
+                predictor, counted, keep, lambda sample, error: self.fail(sample.id, error, "network scores")
+            )
+            parts = ["multi-scale" if len(predictor.full.scales) > 1 else "single scale"]
+            parts += [name for name, on in (("flip", predictor.full.flip), ("CRF", predictor.full.crf)) if on]
+            rows = [
+                {"name": "network, single scale", "folder": None} | scores_of(made.single, self.classes),
+                {"name": f"network, {' + '.join(parts)}", "folder": "predictions"} | scores_of(made.full, self.classes),
+            ]
+            self.note_evaluation(split_of(self.config.validation), self.classes, rows, held_out=True)
+        kept = {sample.id for sample in samples}
+        for path in folder.rglob("*.png"):
+            if path.relative_to(folder).with_suffix("").as_posix() not in kept:
+                self.set_aside(path)
         self.note_stage("evaluate network", time.perf_counter() - start, made.images)
+
+    def _refresh_card(self) -> None:
+        """The network's card says how it predicts: as the configuration says now."""
+        path = self.folder / card.NETWORK_FOLDER / card.CARD_FILE
+        own = checkpoint.finished(path.parent)
+        if own.predict != self.config.predict:
+            storage.write_text_atomic(path, dataclasses.replace(own, predict=self.config.predict).to_json())
 
     def _evaluate_folder(self, folder: str, words: str, truths: Sequence[Sample]) -> dict:
         confusion, missing = Confusion(len(self.classes) + 1), []
@@ -490,7 +854,7 @@ class Run(RunFolder):
             try:
                 confusion.update(images.read_mask(sample.mask), label_map)
             except DataError as error:
-                self.fail(sample.id, error)
+                self.fail(sample.id, error, "scores")
                 missing.append(sample.id)
         return {"name": words, "folder": folder, "missing": missing} | scores_of(confusion, self.classes)
 

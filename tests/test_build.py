@@ -1,0 +1,222 @@
+"""A run is a build: after any changes its folder holds the bytes of a fresh run, and nothing else was computed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vpl import build
+from vpl.classes import scenes as scene_classes
+from vpl.config import Config, preset
+from vpl.edges import images
+from vpl.method import views
+from vpl.runs import stages
+from vpl.runs.folder import clean
+from vpl.scenes import tree as scene_tree
+
+SIDE, IMAGES = 32, 6
+SMALL: dict[str, object] = {
+    "clip.batch": 2, "train.steps": 3, "train.crop": SIDE, "train.batch": 2, "train.checkpoint_every": 2,
+    "decoder.width": 16, "decoder.heads": 2, "crf.rounds": 1, "predict.scales": [1.0], "data.split": "train",
+    "validation.split": "val",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "scenes"
+    scene_tree.write_tree(folder, {"train": IMAGES + 2, "val": 2}, seed=3, style="demo", size=SIDE)
+    return folder
+
+
+@dataclass
+class Case:
+    """A data set that changes, and what is asked of a run on it."""
+
+    data: Path
+    values: dict[str, object] = field(default_factory=dict)
+    truth: bool = False
+    held_out: bool = True
+
+    @classmethod
+    def of(cls, drawn: Path, home: Path, count: int = IMAGES) -> Case:
+        shutil.copytree(drawn, home / "data")
+        case = cls(home / "data")
+        case.list(case.rows()[:count])
+        return case
+
+    def rows(self) -> list[str]:
+        return (self.data / "train.csv").read_text().splitlines()[1:]
+
+    def list(self, rows: list[str]) -> None:
+        (self.data / "train.csv").write_text("\n".join(["file_name,tags", *rows]) + "\n")
+
+    def photograph(self, number: int) -> Path:
+        return self.data / "images" / "train" / self.rows()[number].partition(",")[0]
+
+    def config(self) -> Config:
+        values = dict(SMALL) | {
+            "data.images": str(self.data / "images/train"),
+            "data.tags": str(self.data / "train.csv"),
+        }
+        if self.truth:
+            values["data.masks"] = str(self.data / "masks/train")
+        if self.held_out:
+            for key, place in (("images", "images/val"), ("tags", "val.csv"), ("masks", "masks/val")):
+                values[f"validation.{key}"] = str(self.data / place)
+        return preset("scenes").with_values(values | self.values)
+
+    def run(self, folder: Path, command: str = "run", relearn: bool = False) -> list[str]:
+        """Bring the run; the stages that it worked on."""
+        told = []
+        with build.open_run(folder, self.config(), device="cpu", image_workers=1, relearn=relearn) as run:
+            build.bring(run, command, lambda plan: told.extend(work.stage for work in plan.work))
+        return told
+
+
+def held(folder: Path) -> dict[str, object]:
+    """Every file of a run, but times, the log, and what is there for the next run."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name.startswith(("replaced/", "state/")) or path.name.startswith("events."):
+            continue
+        if name not in ("log.txt", ".lock", "report.html", "run.json", "network/curve.csv"):
+            found[name] = path.read_bytes()
+    record = json.loads((folder / "run.json").read_text())
+    found["run.json"] = {key: record[key] for key in ("data", "clip", "failures", "seed") if key in record}
+    if (folder / "network/curve.csv").exists():
+        found["curve"] = [row.rsplit(",", 1)[0] for row in (folder / "network/curve.csv").read_text().split("\n")]
+    return found
+
+
+def assert_same(found: Path, fresh: Path) -> None:
+    one, other = held(found), held(fresh)
+    assert one.keys() == other.keys()
+    assert [name for name in other if one[name] != other[name]] == []
+
+
+@contextlib.contextmanager
+def counted(monkeypatch) -> list[int]:
+    """Photographs that the encoder sees inside the block."""
+    seen: list[int] = []
+    with monkeypatch.context() as patch:
+        real = views.encode
+        patch.setattr(stages, "encode", lambda clip, some, config: seen.append(len(some)) or real(clip, some, config))
+        from vpl.method import labeller
+
+        patch.setattr(labeller, "encode", lambda clip, some, config: seen.append(len(some)) or real(clip, some, config))
+        yield seen
+
+
+# ------------------------------------------------------------------------------------------------------ what can change
+def one_more(case: Case, rng: random.Random) -> None:
+    known = (case.data / "all.csv").read_text().splitlines() if (case.data / "all.csv").exists() else None
+    if known is None:
+        names = sorted(path.name for path in (case.data / "images/train").iterdir())
+        listed = {row.partition(",")[0]: row for row in case.rows()}
+        spare = [name for name in names if name not in listed]
+        if spare:
+            case.list([*case.rows(), f"{spare[0]},{case.rows()[0].partition(',')[2]}"])
+
+
+def one_less(case: Case, rng: random.Random) -> None:
+    rows = case.rows()
+    if len(rows) > 2:
+        rows.pop(rng.randrange(len(rows)))
+        case.list(rows)
+
+
+def other_tag(case: Case, rng: random.Random) -> None:
+    rows = case.rows()
+    place = rng.randrange(len(rows))
+    rows[place] = f"{rows[place].partition(',')[0]},{rng.choice(scene_classes().names)}"
+    case.list(rows)
+
+
+def other_photograph(case: Case, rng: random.Random) -> None:
+    path = case.photograph(rng.randrange(len(case.rows())))
+    with Image.open(path) as image:
+        pixels = np.array(image.convert("RGB"))
+    images.write_image(path, 255 - pixels)
+
+
+def damaged_or_mended(case: Case, rng: random.Random) -> None:
+    path = case.photograph(rng.randrange(len(case.rows())))
+    path.write_bytes(path.read_bytes()[:10] if rng.random() < 0.7 else (path.read_bytes() + b"\0"))
+
+
+def other_value(case: Case, rng: random.Random) -> None:
+    key, choices = rng.choice([
+        ("labels.confidence", (0.8, 0.95)), ("refine.rounds", (1, 3)), ("prototypes.phi", (0.4, 0.5)),
+        ("prototypes.kind", ("text", "vision")), ("train.steps", (2, 3)), ("crf.enabled", (True, False)),
+        ("predict.flip", (True, False)), ("clip.max_side", (24, 1024)), ("prototypes.rounds", (1, 2)),
+        ("rsc.weight", (0.0, 0.1)), ("seed", (0, 1)),
+    ])  # fmt: skip
+    case.values[key] = rng.choice(choices)
+
+
+def truth_comes_or_goes(case: Case, rng: random.Random) -> None:
+    case.truth = not case.truth
+
+
+def held_out_comes_or_goes(case: Case, rng: random.Random) -> None:
+    case.held_out = not case.held_out
+
+
+CHANGES: tuple[Callable[[Case, random.Random], None], ...] = (
+    one_more, one_less, other_tag, other_photograph, damaged_or_mended, other_value, other_value, truth_comes_or_goes,
+    held_out_comes_or_goes,
+)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("draw", range(4))
+def test_after_any_changes_the_folder_holds_the_bytes_of_a_fresh_run(drawn, tmp_path, draw):
+    rng, case = random.Random(draw), Case.of(drawn, tmp_path)
+    case.run(tmp_path / "run")
+    for _ in range(3):
+        for change in rng.sample(CHANGES, 2):
+            change(case, rng)
+        case.run(tmp_path / "run")
+    case.run(tmp_path / "run", relearn=True)
+    case.run(tmp_path / "fresh")
+    assert_same(tmp_path / "run", tmp_path / "fresh")
+    assert case.run(tmp_path / "run") == []
+
+
+def test_a_value_and_back_computes_nothing_the_second_time_but_what_lies_between(drawn, tmp_path):
+    case = Case.of(drawn, tmp_path)
+    first = case.run(tmp_path / "run")
+    assert first[0] == "regions" and first[-1] == "report"
+    before = held(tmp_path / "run")
+    case.values["train.steps"] = 2
+    assert case.run(tmp_path / "run") == ["network", "network scores", "signs", "report"]
+    assert len(list((tmp_path / "run" / "replaced").glob("network-*"))) == 1
+    del case.values["train.steps"]
+    case.run(tmp_path / "run")
+    assert held(tmp_path / "run") == before, "the network of before was put back"
+    assert clean(tmp_path / "run") > 0 and not (tmp_path / "run" / "replaced").exists()
+    assert case.run(tmp_path / "run") == []
+
+
+def test_one_more_photograph_costs_one_encoding(drawn, tmp_path, monkeypatch):
+    case = Case.of(drawn, tmp_path)
+    case.values |= {"train.steps": 0}
+    case.run(tmp_path / "run", "labels")
+    before = {path: path.read_bytes() for path in (tmp_path / "run/labels").iterdir()}
+    one_more(case, random.Random(0))
+    with counted(monkeypatch) as seen:
+        assert case.run(tmp_path / "run", "labels") == ["maps", "masks"]
+    assert sum(seen) == 1
+    after = {path: path.read_bytes() for path in (tmp_path / "run/labels").iterdir()}
+    assert len(after) == IMAGES + 1 and before.items() <= after.items()
