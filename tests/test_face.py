@@ -29,7 +29,7 @@ SIGNATURES = {
     "Config": "(seed=0, data=..., validation=..., clip=..., prompts=..., seeds=..., prototypes=..., refine=..., "
     "crf=..., labels=..., decoder=..., rsc=..., train=..., predict=...)",
     "FrozenClip": "(weights, architecture, name, tokenizer=None, mean=..., std=...)",
-    "Run": "(folder, config, *, device='auto', image_workers=None, progress=..., relearn=False, makers=None)",
+    "Run": "(folder, config, *, device='auto', image_workers=None, progress=..., relearn=..., makers=None)",
     "Sample": "(id, image, tags, mask)",
 }
 """What a user may call; a change here is a change of the public face and belongs into CHANGELOG.md."""
