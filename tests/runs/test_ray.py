@@ -26,7 +26,7 @@ from vpl.method import labeller, masks
 from vpl.runs import ray as scaleout
 from vpl.runs.folder import versions
 from vpl.runs.stages import Run
-from vpl.runs.stream import grouped
+from vpl.runs.stream import grid_of, grouped
 from vpl.scenes.tree import write_tree
 
 IMAGES = 30
@@ -140,9 +140,17 @@ def test_every_attempt_reports_as_many_rows(tree, fresh, tmp_path):
     assert gone.exists() and gone.stem in redone and len(redone) <= 4, "done batches are skipped"
 
 
+def planned(run):
+    """The local engine's batches."""
+    samples = run.dataset.samples
+    return run.stream.plan(
+        len(samples), lambda member: grid_of(samples[member].image, run.clip.patch, run.config.clip), lambda *_: None
+    )
+
+
 def test_parts_share_out_the_plan(tree, fresh):
     with Run(fresh, config_of(tree)) as run:
-        plan = [batch.members for batch in run.plan()]
+        plan = [batch.members for batch in planned(run)]
         rows = scaleout._rows(run, run.dataset.samples, workers=2)
     assert [row["number"] for row in rows] == [0, 1, 2, 3] and {row["parts"] for row in rows} == {4}
     grids = dict.fromkeys((number for number in range(IMAGES) if number != HEADLESS), (8, 8))
