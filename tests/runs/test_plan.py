@@ -61,6 +61,8 @@ def redone(before: Asked, after: Asked) -> dict[str, set[str]]:
 
 def another(key: str) -> object:
     """A value that differs from the default and is allowed."""
+    if key in ("clip.heads", "clip.mean", "clip.std"):
+        return (2, 2) if key == "clip.heads" else (0.5, 0.5, 0.5)
     value, section, name = Config().flat()[key], *key.rpartition(".")[::2]
     holder = getattr(Config(), section) if section else Config()
     metadata = {one.name: one for one in dataclasses.fields(holder)}[name].metadata
@@ -84,7 +86,9 @@ AFTER_MAPS = {"maps"} | AFTER_MASKS
 ALL = {"regions", "prototypes"} | AFTER_MAPS
 REDONE = {
     "data": SHOWN, "validation": SHOWN, "clip.model": SHOWN, "clip.batch": SHOWN, "train.checkpoint_every": SHOWN,
-    "seed": AFTER_NETWORK, "clip.precision": ALL, "clip.max_side": ALL, "clip.scale": ALL,
+    "seed": AFTER_NETWORK, "clip.precision": ALL,
+    "clip.heads": ALL, "clip.activation": ALL, "clip.mean": ALL, "clip.std": ALL, "clip.max_side": ALL,
+    "clip.scale": ALL,
     "clip.max_patches": ALL, "clip.attention_blocks": AFTER_MAPS, "prompts": ALL, "seeds": ALL,
     "prototypes.phi": ALL, "prototypes.background_phi": ALL, "prototypes.region": ALL, "prototypes.refined": ALL,
     "prototypes.kind": AFTER_MAPS, "prototypes": ALL - {"regions"}, "refine": AFTER_MAPS, "crf": AFTER_MASKS,

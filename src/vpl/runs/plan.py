@@ -51,6 +51,7 @@ class Stage:
     keeps: bool = False
 
 
+_TOWERS = ("clip.precision", "clip.heads", "clip.activation")
 _PROTOTYPES = (
     "tags", "text_temperature", "image_temperature", "step", "steps", "tolerance", "sinkhorn_rounds", "one_hot",
     "rounds",
@@ -68,10 +69,10 @@ STAGES: dict[str, Stage] = {
             "encoding",
             "features of the encoder",
             each=True,
-            values=("clip.precision", "clip.max_side", "clip.scale", "clip.max_patches"),
+            values=(*_TOWERS, "clip.mean", "clip.std", "clip.max_side", "clip.scale", "clip.max_patches"),
             inputs=("clip",),
         ),
-        Stage("text", "text prototypes", values=("prompts",), inputs=("clip", "classes")),
+        Stage("text", "text prototypes", values=("prompts",), also=_TOWERS, inputs=("clip", "classes")),
         Stage(
             "regions",
             "region embeddings",
