@@ -134,6 +134,12 @@ def test_a_student_is_transformers_own_folder(tiny_clip, tmp_path):
     model = AutoModelForSemanticSegmentation.from_pretrained(made)
     assert model.config.id2label == {0: "background", 1: "red", 2: "green"}
     assert str(tmp_path).encode() not in (made / "config.json").read_bytes()
+    weights = load_file(made / "model.safetensors")
+    name = next(key for key in weights if key.endswith(".weight"))
+    for broken in ({key: one for key, one in weights.items() if key != name}, weights | {name: weights[name] * np.nan}):
+        save_file(broken, made / "model.safetensors", {"format": "pt"})
+        with pytest.raises(ModelError, match=r"is missing, of another size or not finite"):
+            vpl.load(made, device="cpu")
 
 
 def test_damage_is_told(folder, tmp_path):

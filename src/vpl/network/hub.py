@@ -102,9 +102,7 @@ def read(folder: Path, device: str = "auto") -> tuple[Card, Network, FrozenClip 
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
         card = Card.from_json(json.dumps(config[CARD_KEY]))
         if card.student is not None:
-            from transformers import AutoModelForSemanticSegmentation
-
-            return card, Student(AutoModelForSemanticSegmentation.from_pretrained(folder, dtype=torch.float32)), None
+            return card, _student(folder), None
         tensors = safetensors.torch.load_file(folder / WEIGHTS_FILE)
         architecture = Architecture(**config[CLIP_KEY])
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
@@ -117,6 +115,27 @@ def read(folder: Path, device: str = "auto") -> tuple[Card, Network, FrozenClip 
     if clip.weights_hash != card.clip_hash:
         raise ModelError(f"the CLIP in {folder} is not the one that its network was trained with; export it again.")
     return card, head, clip
+
+
+def _student(folder: Path) -> Student:
+    """The student of a folder, all of its weights found and finite.
+
+    Raises:
+        ModelError: some are not.
+    """
+    from transformers import AutoModelForSemanticSegmentation
+
+    model, found = AutoModelForSemanticSegmentation.from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True
+    )
+    wrong = sorted(map(str, (*found["missing_keys"], *found["mismatched_keys"])))
+    wrong += [key for key, one in model.state_dict().items() if one.is_floating_point() and not one.isfinite().all()]
+    if wrong:
+        raise ModelError(
+            f"the weights in {folder} are not this network's ({wrong[0]} is missing, of another size or not finite); "
+            "export or download it again."
+        )
+    return Student(model)
 
 
 def model_card(card: Card, evaluations: Sequence[Mapping]) -> str:

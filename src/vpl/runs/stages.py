@@ -32,7 +32,7 @@ from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, DataConfig
-from vpl.edges import images, storage
+from vpl.edges import images, outputs, storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
 from vpl.errors import ConfigError, DataError, RunError, VplError
 from vpl.machine import Clock, cores
@@ -612,6 +612,7 @@ class Run(RunFolder):
         todo = [sample for sample in self.dataset.samples if any(sample.id in ids for ids in wanted.values())]
         start, palette = time.perf_counter(), self.classes.palette()
         labeller, folders = self.labeller(), self.map_folders(pseudo)
+        outputs.check_apart(folders.values(), self._inputs())
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -807,11 +808,16 @@ class Run(RunFolder):
             ]
             self.note_evaluation(split_of(self.config.data), self.classes, rows)
 
+    def _inputs(self) -> list[str]:
+        """The user's folders, which nothing is ever written into."""
+        return [place for data in (self.config.data, self.config.validation) for place in (data.images, data.masks)]
+
     def _make_network_scores(self, plan: Plan, work: Work) -> None:
         self._forget("network scores")
         start = time.perf_counter()
         predictor = predict.load(self.folder, self.clip)
         folder, palette = self.folder / "predictions", self.classes.palette()
+        outputs.check_apart([folder], self._inputs())
         folder.mkdir(exist_ok=True)
         samples = self.held_out
         counted = self.progress(samples, len(samples), "evaluate network")
@@ -829,7 +835,8 @@ class Run(RunFolder):
                 {"name": "network, single scale", "folder": None} | scores_of(made.single, self.classes),
                 {"name": f"network, {' + '.join(parts)}", "folder": "predictions"} | scores_of(made.full, self.classes),
             ]
-            self.note_evaluation(split_of(self.config.validation), self.classes, rows, held_out=True)
+            once = rows[1:] if rows[0]["name"] == rows[1]["name"] else rows  # one name, one row
+            self.note_evaluation(split_of(self.config.validation), self.classes, once, held_out=True)
         kept = {sample.id for sample in samples}
         for path in folder.rglob("*.png"):
             if path.relative_to(folder).with_suffix("").as_posix() not in kept:
