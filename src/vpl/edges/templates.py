@@ -42,6 +42,7 @@ def _environment(room: str) -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
     environment.filters |= {"percent": percent, "table": markdown_table}
     return environment
@@ -60,7 +61,7 @@ def markdown_table(rows: Iterable[Sequence[object]], head: Sequence[str], right:
     """
     lines = ["| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in (head, *rows)]
     rule = "|---|" + ("---:|" if right else "---|") * (len(head) - 1)
-    return "\n".join([lines[0].replace("|  |", "| |", 1), rule, *lines[1:]])
+    return "\n".join([lines[0].replace("|  ", "| "), rule, *lines[1:]])
 
 
 def data_uri(picture: Image.Image, kind: str, **options: object) -> str:

@@ -13,10 +13,12 @@ lies in the folder, so that the hash of the weights can be checked; its tokenize
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -25,7 +27,7 @@ from safetensors import SafetensorError
 from vpl import __version__
 from vpl.clip.facts import Architecture, Said
 from vpl.clip.model import FrozenClip
-from vpl.edges import storage
+from vpl.edges import storage, templates
 from vpl.errors import ModelError
 from vpl.network.card import Card
 from vpl.network.head import Network
@@ -35,8 +37,12 @@ WEIGHTS_FILE, CONFIG_FILE, PIXELS_FILE, README_FILE = (
     "model.safetensors", "config.json", "preprocessor_config.json", "README.md",
 )  # fmt: skip
 CARD_KEY, CLIP_KEY = "vpl_card", "vpl_clip"
+Evaluations = Sequence[Mapping[str, Any]]
+"""Of metrics.json."""
 MODEL_TYPE = "vpl"
 """Of a head over CLIP; transformers has no class for it, vpl.load has."""
+METRICS = {"miou": "mean_iou", "pixel_accuracy": "pixel_accuracy"}
+"""Scores of metrics.json -> what hubs call them."""
 _BICUBIC = 3
 
 
@@ -138,8 +144,12 @@ def _student(folder: Path) -> Student:
     return Student(model)
 
 
-def model_card(card: Card, evaluations: Sequence[Mapping]) -> str:
-    """README.md, from figures alone; its head is the YAML that hubs read."""
+def model_card(card: Card, evaluations: Evaluations) -> str:
+    """README.md, from figures alone; its head is the YAML that hubs read.
+
+    Args:
+        evaluations: of metrics.json.
+    """
     rows = [
         (one["split"], len(one["classes"]) + 1, row)
         for one in evaluations
@@ -152,7 +162,7 @@ def model_card(card: Card, evaluations: Sequence[Mapping]) -> str:
             "dataset": {"type": "custom", "name": split, "split": split},
             "metrics": [
                 {"type": kind, "name": f"{kind}, {row['name']}, {row['images']} images", "value": round(row[key], 4)}
-                for kind, key in (("mean_iou", "miou"), ("pixel_accuracy", "pixel_accuracy"))
+                for key, kind in METRICS.items()
             ],
         }
         for split, _, row in rows
@@ -167,52 +177,16 @@ def model_card(card: Card, evaluations: Sequence[Mapping]) -> str:
         head["base_model"] = card.clip_name
     if results:
         head["model-index"] = [{"name": "vpl", "results": results}]
-    yaml = [f"{key}: {json.dumps(one, ensure_ascii=False)}" for key, one in head.items()]
-    what = "a transformers model" if card.student is not None else "a head over the frozen features of CLIP"
-    kept = "" if card.student is not None else ", which lies in this folder too"
-    text = [
-        "\n".join(["---", *yaml, "---"]),
-        "# A segmentation network that was trained without masks",
-        f"Made by vpl {__version__} (Vision Prototype Learning, arXiv 2412.19650) from image tags alone. The network "
-        f"is {what}; its pseudo-masks came from the CLIP `{card.clip_name}` (SHA-256 of its weights `{card.clip_hash}`)"
-        f"{kept}.",
-        "```python\nimport vpl\n\nnetwork = vpl.load(\"FOLDER\")\nlabels = network.predict(\"photo.jpg\")  "
-        "# (H, W) uint8, values below\n```",
-        "## Classes",
-        _table(("value", "class"), enumerate(("background", *card.classes.names))),
-        "## Measured",
-    ]  # fmt: skip
-    if rows:
-        columns = ("split", "images", "labels", "protocol", "mIoU, %", "pixel accuracy, %")
-        text.append(
-            _table(
-                columns,
-                (
-                    (
-                        split,
-                        row["images"],
-                        count,
-                        row["name"],
-                        f"{100 * row['miou']:.1f}",
-                        f"{100 * row['pixel_accuracy']:.1f}",
-                    )
-                    for split, count, row in rows
-                ),
-            )
-        )
-        text.append("mIoU is the mean over labels that occur in the truth or the prediction of the whole split.")
-    else:
-        text.append("Nothing was: the run has no evaluation of its network against true masks.")
-    text += [
-        "## Limits",
-        "It knows these classes on photographs like those it was trained on. Its masks learned from tags share their "
-        "mistakes: things that always come together, such as boats and water, may be taken for one.",
-        "## Licence",
-        "Not chosen here. It depends on the CLIP, the photographs and you: set `license` above before you publish.",
-    ]
-    return "\n\n".join(text) + "\n"
-
-
-def _table(head: Sequence[str], rows) -> str:
-    lines = [head, ["---"] * len(head), *([str(cell) for cell in row] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return templates.render(
+        "network",
+        "model-card.md",
+        head=head,
+        card=card,
+        version=__version__,
+        json=functools.partial(json.dumps, ensure_ascii=False),
+        classes=list(enumerate(("background", *card.classes.names))),
+        rows=[
+            (split, row["images"], count, row["name"], *(templates.percent(row[key]) for key in METRICS))
+            for split, count, row in rows
+        ],
+    )

@@ -24,7 +24,7 @@ from vpl.classes import SCENE_GROUNDS
 from vpl.classes import scenes as scene_classes
 from vpl.clip.model import FrozenClip
 from vpl.config import Config
-from vpl.edges import images, sheet, storage
+from vpl.edges import images, sheet, storage, templates
 from vpl.errors import RunError
 from vpl.method.masks import label_map
 from vpl.method.metrics import Confusion
@@ -162,88 +162,46 @@ def card_text(
     training: Training, sets: dict[str, ZeroShot], sizes: dict[str, dict[int, float]], temperature: float, size: int
 ) -> str:
     """The card, from figures alone."""
-    seen = training.step * training.batch
-    parts = [
-        f"# A small CLIP, pre-trained from scratch on {training.data.partition(' of ')[0]}",
-        "Written by `python -m vpl.pocket.pretrain` from what it measured. A CLIP of transformers' `CLIPModel` format: "
-        f"{training.parameters / 1e6:.2f} million parameters, float16, {size / 1e6:.1f} MB.",
-        "## Training",
-        _table(
-            ("", ""),
-            [
-                ("data", training.data),
-                ("loss", "CLIP's contrastive loss on captions and single words (tags, grounds); see `vpl.contrast`"),
-                ("steps, batch, images seen", f"{training.step}, {training.batch}, {seen:,}"),
-                ("time", f"{training.seconds / 60:.0f} min"),
-                ("machine", f"{training.machine}; {training.device}, {training.precision}, {training.threads} threads"),
-                ("seed", str(training.seed)),
-                ("learned temperature", f"{temperature:.4f} (CLIP's own: 0.01)"),
-                ("command", f"`{training.command}`"),
-            ],
-        ),
-        "No mask was made or read in training, nor to choose between checkpoints: tag mAP on held-out captions chose. "
-        "Beyond CLIP's own recipe the mean of the patch tokens is trained beside the class token, a part of the steps "
-        "shows mosaics of four images, where each cell's patch mean meets its own caption, and words also meet the "
-        "patches that match them best. These are meant to help the maps; no ablation has shown yet how much each does.",
-        *([training.note] if training.note else []),
-        "### Learning curve",
-        _table(
-            ("step", "loss", "temperature", "tag mAP", "tag mAP, class token", "caption retrieval", "images/s"),
-            [
-                (
-                    f"{row['step']:.0f}", f"{row['loss']:.2f}", f"{row['temperature']:.4f}", f"{row['tag_map']:.3f}",
-                    f"{row['class_token_map']:.3f}", f"{row['retrieval']:.3f}", f"{row['images_per_second']:.0f}",
-                )
-                for row in evenly(training.log, LOGGED)
-            ],
-        ),
-        "## Zero-shot",
-        "Prompt `a photo of a {}.` against the mean of the patch tokens, as METHOD.md 1 scores tags. Retrieval: the "
-        "share of images whose nearest caption is theirs, and of captions whose nearest image is theirs, in the whole "
-        "set; captions may leave things out, so 1 can't be reached. Gap: distance of the centroids of images and "
-        "captions.",
-        _table(
-            ("images of", "images", "tag mAP", "by class token", "image to text", "text to image", "modality gap"),
-            [
-                (
-                    name, str(one.images), f"{mean_of(_objects(one.ap)):.3f}",
-                    f"{mean_of(_objects(one.class_token_ap)):.3f}", f"{one.retrieval:.3f}", f"{one.text_retrieval:.3f}",
-                    f"{one.gap:.2f}",
-                )
-                for name, one in sets.items()
-            ],
-        ),
-    ]  # fmt: skip
-    words = list(dict.fromkeys(word for one in sets.values() for word in one.ap))
-    if words:
-        rows = [[word, *(f"{one.ap[word]:.2f}" if word in one.ap else "" for one in sets.values())] for word in words]
-        parts += ["### Average precision by word", _table(("", *sets), rows)]
-    if sizes:
-        parts += [
-            "## Seeds from text by image size",
-            "mIoU of GradCAM seeds from text prototypes, background score 1 - max seed, nothing refined. For this, "
-            "after training, masks of scenes were read by the command that wrote this card.",
-            _table(
-                ("style", *(f"{size} px" for size in SIZES)),
-                [(name, *(f"{100 * row[size]:.1f}" for size in SIZES)) for name, row in sizes.items()],
-            ),
-            "## Maps of the last block",
-            "Cosine of each patch with the text of a word, and the seed of the first tag, on scenes of the demo style.",
-            f"![maps]({MAPS})",
-        ]
-    parts += [
-        "## Limits",
-        f"It knows {training.data.partition(' of ')[0]} like these and nothing else: on other images its tag scores "
-        "are no better than chance. It is made to show the method without a download, not to label photographs.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    words = dict.fromkeys(word for one in sets.values() for word in one.ap)
+    return templates.render(
+        "pocket",
+        "model-card.md",
+        training=training,
+        kind=training.data.partition(" of ")[0],
+        temperature=temperature,
+        size=size,
+        maps=MAPS,
+        curve=[
+            (
+                f"{row['step']:.0f}",
+                f"{row['loss']:.2f}",
+                f"{row['temperature']:.4f}",
+                f"{row['tag_map']:.3f}",
+                f"{row['class_token_map']:.3f}",
+                f"{row['retrieval']:.3f}",
+                f"{row['images_per_second']:.0f}",
+            )
+            for row in evenly(training.log, LOGGED)
+        ],
+        zero_shot=[
+            (
+                name,
+                one.images,
+                f"{mean_of(_objects(one.ap)):.3f}",
+                f"{mean_of(_objects(one.class_token_ap)):.3f}",
+                f"{one.retrieval:.3f}",
+                f"{one.text_retrieval:.3f}",
+                f"{one.gap:.2f}",
+            )
+            for name, one in sets.items()
+        ],
+        sets=list(sets),
+        by_word=[(word, *(f"{one.ap[word]:.2f}" if word in one.ap else "" for one in sets.values())) for word in words],
+        sizes=[f"{one} px" for one in SIZES],
+        seeds=[(name, *(f"{100 * row[one]:.1f}" for one in SIZES)) for name, row in sizes.items()],
+    )
 
 
 def _objects(ap: dict[str, float]) -> dict[str, float]:
     """Without the grounds, where there is anything else."""
     return {word: one for word, one in ap.items() if word not in SCENE_GROUNDS} or ap
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
