@@ -1,8 +1,8 @@
-# Two commands: `make demo` and `make test`. Both make the virtual environment first.
+# `make demo` and `make test`; while you work, `make quick`, `make lint` and `make docs`. Each makes what it needs first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick lint
+.PHONY: demo test quick lint docs
 demo: .venv/ready
 	$(BIN)/vpl demo --out demo
 
@@ -16,6 +16,13 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: .venv/docs
+	$(BIN)/mkdocs build --strict
+
+.venv/docs: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+	touch $@
 
 # torch first and exactly: looser requests pull gigabytes of CUDA on machines that have no GPU.
 .venv/ready: pyproject.toml constraints.txt

@@ -14,6 +14,30 @@ import torch.nn.functional as F
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
 
+KNOWN_SKIPS = (
+    "this user may not mount a file system here",
+    "this file system takes Unicode names only",
+    "names no Python that has the tool",
+    "this Pillow was built without AVIF",
+)
+"""Parts of the reasons for which a test may be skipped where everything is installed: what lies with the machine."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--known-skips", action="store_true", help="fail on a skip whose reason is not in KNOWN_SKIPS")
+
+
+def pytest_sessionfinish(session):
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or not session.config.getoption("--known-skips"):
+        return
+    reasons = {str(report.longrepr[-1]) for report in reporter.stats.get("skipped", [])}
+    unknown = sorted(reason for reason in reasons if not any(known in reason for known in KNOWN_SKIPS))
+    if unknown:
+        reporter.write_line("skipped for reasons that are not known: " + "; ".join(unknown), red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 WORDS = (
     "a", "photo", "of", "the", "clean", "origami", "large", "small", "dog", "cat", "boat", "car", "tree", "person",
     "sofa", "bird", "horse", "sheep", "house", "ball", "sign", "grass", "sky", "water", "ground", "road", "wall", ".",

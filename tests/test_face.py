@@ -28,9 +28,9 @@ SIGNATURES = {
     "ClassSet": "(names, words=..., background=..., colors=..., dropped=...)",
     "Config": "(seed=0, data=..., validation=..., clip=..., prompts=..., seeds=..., prototypes=..., refine=..., "
     "crf=..., labels=..., decoder=..., rsc=..., train=..., predict=...)",
-    "FrozenClip": "(weights, architecture, name, tokenizer=None, mean=..., std=...)",
+    "FrozenClip": "(weights, architecture, name, tokenizer=None, mean=..., std=..., said=None)",
     "Run": "(folder, config, *, device='auto', image_workers=None, progress=..., relearn=..., makers=None)",
-    "Sample": "(id, image, tags, mask)",
+    "Sample": "(id, image, tags, mask, values=None)",
 }
 """What a user may call; a change here is a change of the public face and belongs into CHANGELOG.md."""
 

@@ -18,6 +18,7 @@ from vpl import __version__
 from vpl.config import PRESETS, Config, preset
 from vpl.edges import storage
 from vpl.errors import ConfigError, VplError
+from vpl.exports import WAYS
 from vpl.machine import cores
 from vpl.runs.plan import Plan, told
 
@@ -31,6 +32,7 @@ SHORTCUTS = {
     "separator": "data.separator",
     "alias": "data.aliases",
     "masks": "data.masks",
+    "mask-values": "data.mask_values",
     "classes": "data.classes",
     "format": "data.format",
     "split": "data.split",
@@ -47,7 +49,7 @@ SHORTCUTS = {
 }
 """Flag -> the configuration value that it sets."""
 
-HOW_TO_READ = ("data.columns", "data.separator", "data.aliases")
+HOW_TO_READ = ("data.columns", "data.separator", "data.aliases", "data.mask_values")
 """Flags that say how a list is read hold for the held-out list too."""
 
 PATHS = {"data.images", "data.tags", "data.masks", "validation.images", "validation.tags", "validation.masks"}
@@ -132,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
     export = commands.add_parser("export", help="pseudo-masks or the network in the formats of other tools")
     export.add_argument("folder", type=Path, metavar="RUN")
-    export.add_argument("--to", required=True, choices=("voc", "coco", "cvat", "yolo", "onnx", "hf"), help="the format")
+    export.add_argument("--to", required=True, choices=WAYS, help="the format")
     export.add_argument("--out", type=Path, default=None, metavar="DIR", help="where it goes (default: RUN/export/TO)")
     export.add_argument("--clip", default=None, help="where the CLIP of the network lies now, if elsewhere (onnx, hf)")
     export.set_defaults(command=_export)

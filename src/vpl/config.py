@@ -128,6 +128,12 @@ class DataConfig(Section):
     separator: str = value("", OURS, "what stands between a photograph's tags; empty: found")
     aliases: tuple[str, ...] = value((), OURS, "TAG=CLASS: how a tag is to be read")
     masks: str = value("", OURS, "folder of truth masks, for evaluation only; empty: none")
+    mask_values: str = value(
+        "labels",
+        OURS,
+        "what the masks' numbers are: labels, the list's category ids, or 0 and the photograph's one tag",
+        choices=("labels", "ids", "binary"),
+    )
     split: str = value("", OURS, "voc: train, val, trainval or train_aug")
     classes: str = value("", OURS, "voc, coco, scenes or a classes file; empty: every tag that occurs")
 

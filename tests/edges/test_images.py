@@ -2,6 +2,8 @@
 
 import math
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +64,7 @@ def test_grey_and_one_bit(tmp_path):
 
 @pytest.mark.parametrize("kind", ["LA", "RGBA"])
 def test_alpha_is_laid_over_white(tmp_path, kind):
-    color = photograph()
+    color = np.full((21, 34, 3), (200, 30, 90), np.uint8)
     alpha = np.linspace(0, 255, color.shape[1]).astype(np.uint8)[None].repeat(color.shape[0], 0)
     opaque = Image.fromarray(color).convert(kind[:-1])
     layered = opaque.copy()
@@ -272,8 +274,6 @@ def test_masks_of_few_bits_keep_their_values(tmp_path, kind, bits):
 
 def _grey_png(values, bits):
     """A one-row grey PNG of the given depth, written by hand: Pillow writes 1 and 8 bits only."""
-    import struct
-    import zlib
 
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -318,6 +318,116 @@ def test_wrong_palettes_are_not_written(tmp_path):
 def test_images_are_written(tmp_path):
     images.write_image(tmp_path / "a.png", photograph())
     assert np.array_equal(images.read_image(tmp_path / "a.png"), photograph())
+
+
+# One reader for files, PIL images and arrays
+
+
+@pytest.mark.parametrize("max_side", [None, 40])
+@pytest.mark.parametrize("kind", ["jpg", "png", "late", "turned", "deep", "grey", "clear", "palette", "tif"])
+def test_a_file_and_a_pil_image_of_it_are_read_alike(tmp_path, kind, max_side):
+    path = by_kind(tmp_path, kind)
+    with Image.open(path) as opened:
+        assert np.array_equal(images.read_image(opened, max_side), images.read_image(path, max_side))
+        assert getattr(opened, "tile", None), "the user's image is not touched"
+        opened.load()
+        again, size = images.read_with_size(opened, max_side)
+    assert size == images.image_size(path) and np.array_equal(again, images.read_image(path, max_side)) == (
+        kind != "jpg" or max_side is None
+    )
+    whole = images.read_image(path)
+    if kind != "jpg":
+        difference = np.abs(images.read_image(whole, max_side).astype(int) - images.read_image(path, max_side))
+        assert difference.max() <= (kind in ("late", "turned"))  # turned before or after scaling: rounding alone
+
+
+def by_kind(folder, kind):
+    image = photograph(160, 240)
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    if kind == "late":
+        return late_exif(folder, image, exif)
+    if kind == "turned":
+        return saved(folder, "a.png", image, exif=exif)
+    if kind == "clear":
+        return saved(folder, "a.png", cut_out(image))
+    if kind == "palette":
+        return saved(folder, "a.png", Image.fromarray(image).quantize(9))
+    if kind == "deep":
+        return saved(folder, "a.png", image[..., 0].astype(np.uint16) * 16)
+    if kind == "grey":
+        return saved(folder, "a.png", image[..., 0])
+    return saved(folder, f"a.{kind}", image)
+
+
+def late_exif(folder, image, exif):
+    """A PNG whose orientation comes after its pixels."""
+    path = saved(folder, "late.png", image)
+    data, block = path.read_bytes(), b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(block) - 4) + block + struct.pack(">I", zlib.crc32(block))
+    path.write_bytes(data[:-12] + chunk + data[-12:])
+    return path
+
+
+def cut_out(image):
+    """An object on nothing: what is transparent has no colours."""
+    layered = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    layered[:, : image.shape[1] // 2] = 0
+    return Image.fromarray(layered)
+
+
+def test_an_orientation_after_the_pixels_is_seen(tmp_path):
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    image = photograph()
+    path = late_exif(tmp_path, image, exif)
+    assert images.image_size(path) == (34, 21)
+    assert np.array_equal(images.read_image(path), np.rot90(image, -1))
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("name", ["a.png", "a.tif"])
+def test_few_bits_in_many_are_scaled_by_what_is_there(tmp_path, bits, name):
+    top = 2**bits - 1
+    values = np.linspace(0, top, 64).astype(np.uint16)[None]
+    found = images.read_image(saved(tmp_path, name, values))[0, :, 0]
+    assert found.tolist() == np.rint(values[0] * (255 / top)).astype(int).tolist()
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_few_bits_in_a_32_bit_tiff(tmp_path, bits):
+    values = np.array([[0, 2 ** (bits - 1), 2**bits - 1]], np.int32)
+    assert images.read_image(saved(tmp_path, "a.tif", values))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def test_a_photograph_under_its_alpha_channel_is_seen_and_it_is_said(tmp_path, caplog):
+    """Infrared, or a mask, as a fourth channel: laid over white the photograph would fade."""
+    image = photograph(60, 80)
+    infrared = Image.fromarray(np.dstack([image, 255 - image[..., 0]]))
+    half = np.where(np.arange(80) < 40, 255, 0).astype(np.uint8)[None].repeat(60, 0)
+    mask = Image.fromarray(np.dstack([image, half]))
+    for name, picture in (("infrared.png", infrared), ("mask.tif", mask), ("mask.webp", mask)):
+        caplog.clear()
+        options = {"lossless": True, "exact": True} if name.endswith("webp") else {}
+        assert np.array_equal(images.read_image(saved(tmp_path, name, picture, **options)), image), name
+        assert name in caplog.text and "that is no transparency" in caplog.text
+    caplog.clear()
+    found = images.read_image(saved(tmp_path, "cut.png", cut_out(image)))
+    assert (found[:, :40] == 255).all() and np.array_equal(found[:, 40:], image[:, 40:]) and not caplog.text
+
+
+def test_heic_is_called_by_its_name(tmp_path):
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60))
+    for read in (images.read_image, images.image_size):
+        with pytest.raises(DataError, match=r"a\.heic is a HEIC photograph, which can't be read; convert it to JPEG"):
+            read(tmp_path / "a.heic")
+
+
+def test_a_pil_image_that_is_damaged_is_told(tmp_path):
+    path = saved(tmp_path, "a.jpg", photograph(100, 120))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with Image.open(path) as opened, pytest.raises(DataError, match="the image in memory can't be read"):
+        images.read_image(opened)
 
 
 # What can't be read

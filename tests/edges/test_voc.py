@@ -27,7 +27,7 @@ def test_voc_in_one_command(tmp_path, monkeypatch, capsys):
             encoding="utf-8",
         )
     monkeypatch.chdir(tmp_path)
-    command = shlex.split(re.search(r"^vpl (run .*)$", PAGE, re.MULTILINE)[1])
+    command = shlex.split(re.search(r"^\$ vpl (run .*)$", PAGE, re.MULTILINE)[1])
     command[command.index("openai/clip-vit-base-patch16")] = "pocket"
     small = ["--steps", "2", "--set", "train.crop=48", "--set", "decoder.width=16", "--set", "decoder.heads=2"]
     assert main([*command, *small]) == 0

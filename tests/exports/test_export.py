@@ -10,10 +10,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -30,8 +31,9 @@ from vpl.config import Config
 from vpl.edges.datasets import open_dataset
 from vpl.edges.images import read_image, read_mask, write_mask
 from vpl.errors import DataError, RunError
+from vpl.exports import WAYS, coco, voc
 from vpl.exports import export as exports
-from vpl.exports import formats
+from vpl.exports.labelled import Labelled, distinct_palette, label_map
 
 CLASSES = ("dog", "red car", "sofa")
 NAMES = ("plain.jpg", "with  two spaces.png", "sub/garten_ä 犬.png", "deep/er/turned.jpg", "clear.png", "grey.bmp")
@@ -41,6 +43,11 @@ SIZES = ((40, 56), (33, 47), (1, 9), (24, 36), (20, 20), (17, 5))
 UNSEEN = 3
 """Number of the image in whose mask its tag "sofa" has no pixel."""
 FORMATS = ("voc", "coco", "cvat", "yolo")
+
+
+def identity(name: str) -> str:
+    """A photograph's id: its place below the folder of images, without suffix."""
+    return PurePosixPath(name).with_suffix("").as_posix()
 
 
 def make_run(folder: Path) -> Path:
@@ -65,7 +72,9 @@ def make_run(folder: Path) -> Path:
         present = [CLASSES.index(tag) + 1 for tag in tags.split(";")][: 2 if number == UNSEEN else 3]
         mask = generator.choice([0, 0, 255, *present], size).astype(np.uint8)
         mask[:, : size[1] // 3] = 0
-        write_mask(run / "labels" / f"{path.stem}.png", mask, voc_palette())
+        place = run / "labels" / f"{identity(name)}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(place, mask, voc_palette())
         rows.append(f"{name},{tags}")
     (folder / "tags.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     config = Config().with_values({"data.images": str(photos), "data.tags": str(folder / "tags.csv")})
@@ -93,11 +102,11 @@ def made(run, tmp_path_factory) -> dict[str, Path]:
 
 
 def masks_of(run: Path) -> dict[str, np.ndarray]:
-    return {Path(name).stem: read_mask(run / "labels" / f"{Path(name).stem}.png") for name in NAMES}
+    return {identity(name): read_mask(run / "labels" / f"{identity(name)}.png") for name in NAMES}
 
 
 def photos_of(run: Path) -> dict[str, np.ndarray]:
-    return {Path(name).stem: read_image(run.parent / "photos" / name) for name in NAMES}
+    return {identity(name): read_image(run.parent / "photos" / name) for name in NAMES}
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
@@ -126,7 +135,7 @@ def test_our_own_reader_reads_the_voc_folder(run, made):
 
 def test_voc_masks_are_indices_with_the_palette_and_names_have_no_spaces(run, made):
     names = (made["voc"] / "ImageSets/Segmentation/train.txt").read_text(encoding="utf-8").splitlines()
-    assert names == ["plain", "with__two_spaces", "garten_ä_犬", "turned", "clear", "grey"]
+    assert names == ["plain", "with__two_spaces", "sub_garten_ä_犬", "deep_er_turned", "clear", "grey"]
     for name in names:
         with Image.open(made["voc"] / "SegmentationClass" / f"{name}.png") as image:
             assert image.mode == "P"
@@ -140,7 +149,7 @@ def test_voc_boxes_are_tight_and_a_tag_without_pixels_has_none(run, made):
     import xml.etree.ElementTree as ET
 
     for name, mask in masks_of(run).items():
-        tree = ET.parse(made["voc"] / "Annotations" / f"{name.replace(' ', '_')}.xml")
+        tree = ET.parse(made["voc"] / "Annotations" / f"{re.sub('[ /]', '_', name)}.xml")
         for entry in tree.findall("object"):
             rows, columns = np.nonzero(mask == CLASSES.index(entry.findtext("name")) + 1)
             box = [entry.findtext(f"bndbox/{key}") for key in ("xmin", "ymin", "xmax", "ymax")]
@@ -153,12 +162,12 @@ def test_voc_boxes_are_tight_and_a_tag_without_pixels_has_none(run, made):
 
 
 def test_two_names_that_differ_by_a_space_stay_two(tmp_path):
-    writer = formats.Voc(tmp_path, ClassSet(("dog",)))
+    writer = voc.Writer(tmp_path, ClassSet(("dog",)))
     source = tmp_path / "a.jpg"
     Image.new("RGB", (3, 2)).save(source)
     for id in ("a b", "a_b", "a\u3000b"):
         image, mask = np.zeros((2, 3, 3), np.uint8), np.ones((2, 3), np.uint8)
-        writer.add(formats.Picture(id, formats.PurePosixPath(id), source, ("dog",), image, mask))
+        writer.add(Labelled(id, PurePosixPath(id), source, ("dog",), image, mask))
     writer.close()
     assert (tmp_path / "ImageSets/Segmentation/train.txt").read_text().split() == ["a_b", "a_b_", "a_b__"]
 
@@ -214,7 +223,7 @@ def test_our_own_reader_reads_the_coco_folder(made):
 def test_rle_is_pycocotools_own(mask, zoom):
     coding = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed (extra test)")
     mask = np.kron(mask, np.ones((zoom, zoom), bool))
-    mine = formats.rle(mask)
+    mine = coco.rle(mask)
     theirs = coding.encode(np.asfortranarray(mask.astype(np.uint8)))
     assert mine["counts"] == theirs["counts"].decode() and mine["size"] == theirs["size"]
 
@@ -224,7 +233,7 @@ def test_rle_is_pycocotools_own(mask, zoom):
 def test_rle_of_one_run(side, value):
     coding = pytest.importorskip("pycocotools.mask", reason="pycocotools is not installed (extra test)")
     mask = np.full((side, side + 1), value)
-    assert np.array_equal(coding.decode(formats.rle(mask)).astype(bool), mask)
+    assert np.array_equal(coding.decode(coco.rle(mask)).astype(bool), mask)
 
 
 # --------------------------------------------------------------------------------------------------------------- cvat
@@ -253,15 +262,15 @@ def test_the_cvat_zip_holds_colour_masks_named_as_the_photographs(run, made):
 
 def test_labels_of_one_colour_get_colours_of_their_own():
     same = ClassSet(("a", "b"), colors=((9, 9, 9), (9, 9, 9)))
-    assert formats.distinct_palette(same) == voc_palette()
+    assert distinct_palette(same) == voc_palette()
     own = ClassSet(("a", "b"), colors=((9, 9, 9), (8, 9, 9)))
-    assert formats.distinct_palette(own) == own.palette()
+    assert distinct_palette(own) == own.palette()
 
 
 @pytest.mark.parametrize("name", ["a:b", "#a", "ignored", "a\nb"])
 def test_names_that_a_label_map_cant_hold_are_refused(name):
     with pytest.raises(DataError, match=r"can't stand in labelmap\.txt"):
-        formats.label_map(ClassSet((name,)), voc_palette())
+        label_map(ClassSet((name,)), voc_palette())
 
 
 @pytest.mark.parametrize("name", ["#a.png", " a.png", "a .png"])
@@ -311,10 +320,10 @@ def test_datumaro_reads_the_same_masks(run, made, to, kind, tmp_path):
             archive.extractall(folder)
     found = in_other_python("VPL_DATUMARO_PYTHON", DATUMARO, folder, kind)
     assert len(found) == len(NAMES)
-    items = {id.rpartition("/")[2].replace(" ", "_"): one for id, one in found.items()}
+    items = {re.sub("[ /]", "_", id): one for id, one in found.items()}
     values = {"background": 0, "ignored": 255} | {name: number for number, name in enumerate(CLASSES, 1)}
     for name, mask in masks_of(run).items():
-        item = items[name.replace(" ", "_")]
+        item = items[re.sub("[ /]", "_", name)]
         seen = np.zeros_like(mask)
         for label, shape in item["masks"]:
             seen[np.array(shape, bool)] = values[label]
@@ -345,7 +354,8 @@ def test_ultralytics_reads_the_same_masks(run, made, tmp_path):
     moved = shutil.copytree(made["yolo"], tmp_path / "moved")  # Ultralytics leaves a cache in the folder
     told = in_other_python("VPL_ULTRALYTICS_PYTHON", ULTRALYTICS, moved / "data.yaml")
     assert told["names"] == {str(number): name for number, name in enumerate(("background", *CLASSES))}
-    found = {Path(path).stem: one for path, one in told["found"].items()}
+    top = moved / "images" / "train"
+    found = {identity(Path(path).relative_to(top).as_posix()): one for path, one in told["found"].items()}
     masks = masks_of(run)
     small = {name for name, mask in masks.items() if min(mask.shape) < 10}
     assert found.keys() == masks.keys() - small, "Ultralytics takes no image with a side below 10 pixels"
@@ -359,12 +369,13 @@ def test_the_yolo_folder_is_as_ultralytics_documents_it(run, made):
     told = yaml.safe_load((made["yolo"] / "data.yaml").read_text(encoding="utf-8"))
     assert told["names"] == dict(enumerate(("background", *CLASSES))) and told["nc"] == 4
     assert told["masks_dir"] == "masks" and "path" not in told
-    photos = sorted((made["yolo"] / told["train"]).iterdir())
-    assert [path.stem for path in photos] == sorted(Path(name).stem for name in NAMES)
-    for path in photos:
-        with Image.open(made["yolo"] / "masks" / "train" / f"{path.stem}.png") as image:
-            assert image.mode == "L" and np.array_equal(np.array(image), masks_of(run)[path.stem])
-        same_pixels(path, photos_of(run)[path.stem])
+    top = made["yolo"] / told["train"]
+    photos = {identity(path.relative_to(top).as_posix()): path for path in top.rglob("*") if path.is_file()}
+    assert photos.keys() == set(map(identity, NAMES))
+    for name, path in photos.items():
+        with Image.open(made["yolo"] / "masks" / "train" / f"{name}.png") as image:
+            assert image.mode == "L" and np.array_equal(np.array(image), masks_of(run)[name])
+        same_pixels(path, photos_of(run)[name])
 
 
 # ------------------------------------------------------------------------------------------------------- the folder
@@ -394,7 +405,7 @@ def test_images_that_cant_be_used_are_told_and_left_out(to, tmp_path, capsys):
     (tmp_path / "photos" / "clear.png").write_bytes((tmp_path / "photos" / "clear.png").read_bytes()[:200])
     (run / "labels" / "grey.png").unlink()
     Image.new("RGB", (7, 7)).save(tmp_path / "photos" / "deep" / "er" / "turned.jpg")
-    write_mask(run / "labels" / f"{Path(NAMES[2]).stem}.png", np.full((1, 9), 4, np.uint8), voc_palette())
+    write_mask(run / "labels" / f"{identity(NAMES[2])}.png", np.full((1, 9), 4, np.uint8), voc_palette())
     assert main(["export", str(run), "--to", to, "--out", str(tmp_path / "out")]) == 1
     told = capsys.readouterr()
     for words in (
@@ -444,7 +455,7 @@ def test_other_folders_are_left_alone(run, made, tmp_path):
 def test_a_failed_export_leaves_the_old_one_and_nothing_else(run, tmp_path, monkeypatch):
     folder = exports.export(run, "coco", tmp_path / "out").folder
     before = files_of(folder)
-    monkeypatch.setattr(formats.Coco, "close", lambda self: 1 / 0)
+    monkeypatch.setattr(coco.Writer, "close", lambda self: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         exports.export(run, "coco", folder)
     assert files_of(folder) == before and [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -456,7 +467,7 @@ def test_what_cant_be_exported_is_said_in_a_sentence(tmp_path, capsys):
     run = make_run(tmp_path)
     with pytest.raises(vpl.VplError, match="expected one of voc, coco"):
         exports.export(run, "pdf")
-    for mask in (run / "labels").iterdir():
+    for mask in (run / "labels").rglob("*.png"):
         mask.unlink()
     with pytest.raises(RunError, match="none of the images"):
         exports.export(run, "voc", tmp_path / "out")
@@ -464,3 +475,13 @@ def test_what_cant_be_exported_is_said_in_a_sentence(tmp_path, capsys):
     with pytest.raises(RunError, match="no pseudo-masks yet"):
         exports.export(run, "voc", tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_every_way_is_a_module_and_every_plan_of_a_run_knows_it():
+    from importlib import import_module
+
+    from vpl.runs import plan
+
+    for name, takes in WAYS.items():
+        assert callable(getattr(import_module(f"vpl.exports.{name}"), "Writer" if takes == "masks" else "write"))
+    assert set(plan.EXPORTS) == set(WAYS)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -20,6 +20,7 @@ from vpl.config import DataConfig
 from vpl.edges import storage, tags
 from vpl.edges.layouts import LAYOUTS, Row, Source
 from vpl.edges.names import Finder, existing_folder, image_files, inside, listing, located, shown
+from vpl.edges.truth import meaning
 from vpl.errors import ConfigError, DataError
 
 __all__ = ["Dataset", "Sample", "image_files", "inside", "open_dataset"]
@@ -38,12 +39,14 @@ class Sample:
         image: its file, not opened yet; a URL where the images lie behind one.
         tags: names of classes, each once, in the order of the file.
         mask: its truth mask, for evaluation only, or None.
+        values: label value by number in that mask (truth.py); None: its numbers are label values.
     """
 
     id: str
     image: Path | str
     tags: tuple[str, ...]
     mask: Path | None
+    values: bytes | None = None
 
 
 @dataclass(frozen=True)
@@ -112,16 +115,15 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
         known = _own_classes(shots, listed.classes)
         alike = tags.alike(known.names)
         warnings += _told_alike(alike, shots)
-    found = _Masks(shots, images, masks, own=data.format == "voc")
+    ids = {name: listed.ids[tag] for tag in listed.ids for name in speller.read([tag], "") if name in known.names}
+    found = _Masks(shots, images, masks, data.format == "voc", lambda own: meaning(data.mask_values, own, known, ids))
     samples = tuple(found.sample(shot) for shot in shots.kept.values() if shot.tags)
     untagged = tuple(found.sample(shot) for shot in shots.kept.values() if not shot.tags)
     notes = [*source.notes, *speller.notes()]
     if untagged:
         notes.append(f"without any object, as the list says: {tags.photographs(len(untagged))} ({untagged[0].id}, …).")
     warnings += found.warnings([sample for sample in samples if sample.mask is None], len(samples))
-    return Dataset(
-        samples, known, problems, tuple(warnings), tuple(notes), untagged, shots.left_out, alike
-    )  # fmt: skip
+    return Dataset(samples, known, problems, tuple(warnings), tuple(notes), untagged, shots.left_out, alike)
 
 
 @dataclass
@@ -212,13 +214,27 @@ def _same(first: Path | str, second: Path | str) -> bool:
 class _Masks:
     """Finds the truth masks: by the sample's id, or by its last part where that is clear."""
 
-    def __init__(self, shots: _Shots, images: Path | str, masks: Path | None, own: bool):
+    def __init__(
+        self,
+        shots: _Shots,
+        images: Path | str,
+        masks: Path | None,
+        own: bool,
+        meaning: Callable[[tuple[str, ...]], bytes | None],
+    ):
+        self._meaning, self._unclear = meaning, [0, ""]
         self._images, self._folder, self._own = images, masks, own and masks is None
         self._stems = Counter(shot.id.rpartition("/")[2] for shot in shots.kept.values())
 
     def sample(self, shot: _Shot) -> Sample:
         """The sample with its mask."""
-        return Sample(shot.id, shot.image, shot.tags, self._mask(shot))
+        mask = self._mask(shot)
+        try:
+            values = None if mask is None or not shot.tags else self._meaning(shot.tags)
+        except DataError as error:
+            self._unclear = [self._unclear[0] + 1, str(error)]
+            mask = values = None
+        return Sample(shot.id, shot.image, shot.tags, mask, values)
 
     def _mask(self, shot: _Shot) -> Path | None:
         if self._own:
@@ -241,6 +257,9 @@ class _Masks:
         """What to say of masks that were given and not found."""
         if self._folder is None or not without:
             return []
+        unclear, why = self._unclear
+        if unclear:
+            return [f"the truth masks of {tags.photographs(unclear)} of {count} can't be used: {why}"]
         looked = f"{without[0].id}.png"
         if len(without) < count:
             return [

@@ -13,9 +13,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import logging
 import math
 import os
 import stat
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,10 +30,17 @@ from torch import Tensor
 from vpl.edges import storage
 from vpl.errors import DataError
 
+log = logging.getLogger("vpl")
+
 MOST_PIXELS = 2**28 // 3
 """Larger images are refused by their header, before anything is decoded: a quarter GiB of RGB, Pillow's own bound."""
 MOST_FILE_BYTES = 2**30
 """Larger image files are refused unread."""
+MOST_EXIF_BYTES = 2**20
+"""A longer EXIF block after a PNG's pixels is not looked into."""
+
+Picture = str | Path | Image.Image | np.ndarray
+"""A file, a PIL image, or an array (H, W, 3) RGB or (H, W) grey, uint8."""
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000")
 _ORIENTATION, _BITS, _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0112, 258, 262, 339
@@ -44,41 +53,102 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_NO_FILE = "in memory"
 _BAND_PIXELS = 2**20
+_DEPTHS = (8, 10, 12, 14, 16, 24, 31, 32)
+_EXTRA_SAMPLES = 338
+_ALPHA_LOOK, _ALPHA_SHARE, _ALPHA_CONTENT = 512, 0.005, 12.0
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
 
 
-def read_image(path: str | Path, max_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+def read_image(source: Picture, max_side: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
     """Read an image as (H, W, 3) RGB uint8 in [0, 255], turned as its EXIF orientation says.
 
     Grey and palette images become RGB, transparent ones are laid over white, CMYK is converted, of an animation the
-    first frame is taken. Integers of more than 8 bits are scaled by the full range of their format; floats are read as
-    0 to 1, or 0 to 255 or 65535 when a value is above 1 or 255.
+    first frame is taken. An alpha channel over a photograph (infrared or a mask in the fourth channel) is not
+    transparency: the colours are read as they are, with a warning. Integers of more than 8 bits are scaled by the
+    fewest bits, of 8, 10, 12, 14, 16, 24 and 32, that hold the brightest value; floats are read as 0 to 1, or 0 to 255
+    or 65535 when a value is above 1 or 255.
 
     Memory is bounded by `MOST_PIXELS`: about 1 GB for the largest image, half of it with a `max_side`. A JPEG with a
     `max_side` is decoded at a lower resolution and takes far less.
 
     Args:
-        path: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000; a local path or a URL (storage.py).
+        source: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000, as a local path or a URL (storage.py); a PIL
+            image, read from its file again where that is open still; or an array (H, W, 3) RGB or (H, W) grey, uint8.
         max_side: an image with a longer side, in pixels, is scaled down to `size_within` (Lanczos).
 
     Raises:
-        DataError: the file is missing, damaged, truncated, no image, or has more than `MOST_PIXELS` pixels.
+        DataError: the file is missing, damaged, truncated, no image, or has more than `MOST_PIXELS` pixels; or the
+            source is of another kind.
     """
-    path = storage.place_of(path)
+    return read_with_size(source, max_side)[0]
+
+
+def read_with_size(source: Picture, max_side: int | None = None) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """`read_image`, and (H, W) in pixels that it has without `max_side`.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    if isinstance(source, np.ndarray):
+        return _decoded(_NO_FILE, Image.fromarray(_checked_array(source)), max_side)
+    if isinstance(source, Image.Image):
+        with _opened_again(source) as image:
+            return _decoded(_NO_FILE, image, max_side)
+    if not isinstance(source, (str, Path)):
+        raise DataError(f"the image is a {type(source).__name__}; expected a path, a PIL image or a uint8 array.")
+    path = storage.place_of(source)
     with _opened(path) as image:
-        orientation = _orientation(image)
-        height, width = _oriented_size(image, orientation)
-        goal = size_within(height, width, max_side)
-        own = goal[::-1] if orientation < 5 else goal
-        if own != image.size:
-            image.draft("RGB", (2 * own[0], 2 * own[1]))
-        pixels = _as_rgb(path, image)
-        if pixels.size != own:
-            pixels = pixels.resize(own, Image.Resampling.LANCZOS)
-        if orientation != 1:
-            pixels = pixels.transpose(_TURNS[orientation])
-        return np.array(pixels)
+        return _decoded(path, image, max_side)
+
+
+def _decoded(
+    name: Path | str, image: Image.Image, max_side: int | None
+) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    turn = orientation(image)
+    size = _oriented_size(image, turn)
+    goal = size_within(*size, max_side)
+    own = goal[::-1] if turn < 5 else goal
+    if own != image.size:
+        image.draft("RGB", (2 * own[0], 2 * own[1]))
+    pixels = _as_rgb(name, image)
+    if pixels.size != own:
+        pixels = pixels.resize(own, Image.Resampling.LANCZOS)
+    if turn != 1:
+        pixels = pixels.transpose(_TURNS[turn])
+    return np.array(pixels), size
+
+
+def _checked_array(array: np.ndarray) -> UInt8[np.ndarray, ...]:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3):
+        raise DataError(
+            f"the image is an array of {array.dtype} and shape {array.shape}; expected uint8 of shape (H, W, 3), "
+            "RGB, or (H, W), grey."
+        )
+    if 0 in array.shape:
+        raise DataError(f"the image has size {array.shape}; expected at least 1 x 1.")
+    return np.ascontiguousarray(array)
+
+
+@contextlib.contextmanager
+def _opened_again(picture: Image.Image):
+    """A PIL image that is not decoded yet, read from its bytes as a file is; else itself. It stays as it is."""
+    file = getattr(picture, "fp", None)
+    with _told(_NO_FILE):
+        if file is None or not getattr(picture, "tile", None) or picture.format not in _known_formats():
+            if 0 in picture.size:
+                raise DataError(f"the image has size {picture.size}; expected at least 1 x 1.")
+            yield picture
+            return
+        place = file.tell()
+        file.seek(0)
+        data = file.read(MOST_FILE_BYTES)
+        file.seek(place)
+        with Image.open(io.BytesIO(data), formats=_known_formats()) as image:
+            yield _within_bounds(_NO_FILE, image)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -88,7 +158,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: as `read_image`, as far as the header shows it.
     """
     with _opened(storage.place_of(path)) as image:
-        return _oriented_size(image, _orientation(image))
+        return _oriented_size(image, orientation(image))
 
 
 def size_within(height: int, width: int, max_side: int | None) -> tuple[int, int]:
@@ -195,19 +265,41 @@ def _known_formats() -> tuple[str, ...]:
 @contextlib.contextmanager
 def _opened(path: Path | str, formats: tuple[str, ...] | None = None):
     """The image with its header read and its size checked; any failure inside becomes one DataError."""
+    with (
+        _told(path, "PNG" if formats else "a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"),
+        _regular(path) as file,
+    ):
+        _refuse_heic(path, file)
+        with Image.open(file, formats=formats or _known_formats()) as image:
+            yield _within_bounds(path, image)
+
+
+def _within_bounds(name: Path | str, image: Image.Image) -> Image.Image:
+    if image.width * image.height > MOST_PIXELS:
+        raise _too_many_pixels(name)
+    if image.width < 1 or image.height < 1:
+        raise DataError(f"the image {name} has no pixels; expected at least 1 x 1.")
+    return image
+
+
+def _refuse_heic(path: Path | str, file: io.BufferedIOBase) -> None:
+    """Phones' HEIC has a name of its own: Pillow would call it damaged."""
+    head = file.read(12)
+    file.seek(0)
+    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
+        raise DataError(f"{path} is a HEIC photograph, which can't be read; convert it to JPEG, or PNG.")
+
+
+@contextlib.contextmanager
+def _told(path: Path | str, wanted: str = "an image"):
+    """Any failure inside as one DataError."""
     try:
-        with _regular(path) as file, Image.open(file, formats=formats or _known_formats()) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise _too_many_pixels(path)
-            if image.width < 1 or image.height < 1:
-                raise DataError(f"the image {path} has no pixels; expected at least 1 x 1.")
-            yield image
+        yield
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"there is no file {path}; check the path.") from error
     except Image.UnidentifiedImageError as error:
-        wanted = "PNG" if formats else "a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"
         raise DataError(f"{path} is damaged or no image; expected {wanted} file.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(path) from error
@@ -237,15 +329,37 @@ def _too_many_pixels(path: Path | str) -> DataError:
     return DataError(f"the image {path} has more than {MOST_PIXELS} pixels; scale it down before use.")
 
 
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 to 8, as far as the header tells it. Pillow itself turns TIFF files as it decodes them."""
+def orientation(image: Image.Image) -> int:
+    """EXIF orientation of an open image, 1 to 8, wherever in the file it stands; nothing is decoded.
+
+    Pillow itself turns TIFF files as it decodes them.
+    """
     if image.format == "TIFF":
         return 1
     try:
         found = Image.Image.getexif(image).get(_ORIENTATION)
+        if found is None and image.format == "PNG" and getattr(image, "fp", None) is not None:
+            late = Image.Exif()
+            late.load(_late_exif(image.fp))
+            found = late.get(_ORIENTATION)
     except Exception:  # damaged metadata around good pixels: shown as stored
         return 1
     return found if found in _TURNS else 1
+
+
+def _late_exif(file: io.BufferedIOBase) -> bytes:
+    """The eXIf chunk of a PNG that stands after its pixels; empty where there is none. The file stays where it is."""
+    place = file.tell()
+    try:
+        file.seek(len(_PNG_START))
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf" and length <= MOST_EXIF_BYTES:
+                return b"Exif\0\0" + file.read(length)
+            file.seek(length + 4, os.SEEK_CUR)
+        return b""
+    finally:
+        file.seek(place)
 
 
 def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:
@@ -257,12 +371,33 @@ def _as_rgb(path: Path | str, image: Image.Image) -> Image.Image:
     image.load()
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(path, image)).convert("RGB")
-    if image.has_transparency_data:
+    if image.has_transparency_data and not _alpha_is_data(path, image):
         clear = image.convert("RGBA")
         white = Image.new("RGB", clear.size, (255, 255, 255))
         white.paste(clear, mask=clear)
         return white
     return image.convert("RGB")
+
+
+def _alpha_is_data(path: Path | str, image: Image.Image) -> bool:
+    """Whether the fourth channel is no transparency: a photograph goes on under what it would hide.
+
+    A cut-out has one colour, or nothing, there; infrared and masks lie over a whole photograph. TIFF says so itself.
+    """
+    if image.mode != "RGBA":
+        return False
+    if image.format == "TIFF" and not image.tag_v2.get(_EXTRA_SAMPLES):
+        return True
+    small = np.asarray(image.reduce(max(1, max(image.size) // _ALPHA_LOOK)) if max(image.size) > _ALPHA_LOOK else image)
+    hidden = small[..., 3] < 128
+    if hidden.mean() < _ALPHA_SHARE or small[..., :3][hidden].std(axis=0).max() < _ALPHA_CONTENT:
+        return False
+    log.warning(
+        "%s: a photograph goes on under its alpha channel, so that is no transparency (infrared, a mask?); its colours "
+        "are read without it.",
+        path,
+    )
+    return True
 
 
 def _eight_bits(path: Path | str, image: Image.Image) -> UInt8[np.ndarray, "H W"]:
@@ -279,7 +414,8 @@ def _eight_bits(path: Path | str, image: Image.Image) -> UInt8[np.ndarray, "H W"
     else:
         bits, signed = (tags.get(_BITS) or (16,))[0], (tags.get(_SAMPLE_FORMAT) or (1,))[0] == 2
         values = values.view(np.uint32) if bits == 32 and not signed else values
-        top = 2 ** (bits - signed) - 1
+        highest = max(int(np.max(values[band], initial=0)) for band in bands)
+        top = next((2**depth - 1 for depth in _DEPTHS if highest < 2**depth), 2**32 - 1)
     grey = np.empty(values.shape, np.uint8)
     for band in bands:
         finite = np.where(np.isfinite(values[band]), values[band], 0)

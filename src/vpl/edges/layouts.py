@@ -15,13 +15,14 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
 
 import numpy as np
 
+from vpl.classes import IGNORE
 from vpl.config import DataConfig
 from vpl.edges import onehot
 from vpl.edges.names import IMAGE_SUFFIXES, existing_file, inside, listing, located, shown
@@ -84,10 +85,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Listing:
-    """Rows, and the classes in the order that the file itself numbers them (empty: it does not)."""
+    """Rows, the classes in the order that the file itself numbers them (empty: it does not), and ids by their names."""
 
     rows: Iterable[Row]
     classes: tuple[str, ...] = ()
+    ids: Mapping[str, int] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------- tag files
@@ -562,10 +564,11 @@ def coco(source: Source) -> Listing:
     numbers = [one for one in names if isinstance(one, int)]
     order = sorted(numbers) if len(numbers) == len(names) else list(names)
     ordered = each_once(names[one] for one in order)
+    ids = {tag: one for one in numbers for tag in each_once([names[one]]) if 0 < one < IGNORE}
     if order == list(range(1, len(order) + 1)):
-        return Listing(rows, ordered)
+        return Listing(rows, ordered, ids)
     used = {tag for row in rows for tag in row.tags}
-    return Listing(rows, tuple(name for name in ordered if name in used))
+    return Listing(rows, tuple(name for name in ordered if name in used), ids)
 
 
 def _coco_tree(path: Path) -> dict:

@@ -48,4 +48,6 @@ def alone(folder: Path) -> Iterator[bool]:
     try:
         yield True
     finally:
+        with contextlib.suppress(OSError):  # not while it is open, on Windows: there its release removes it
+            (folder / NAME).unlink()
         lock.release()

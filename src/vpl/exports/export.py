@@ -1,7 +1,7 @@
-"""A run on its way out: pseudo-masks in the layouts of other tools (formats.py), the network for other programs.
+"""A run on its way out: pseudo-masks in the layouts of other tools, the network for other programs (`WAYS`).
 
     export(RUN, "voc" | "coco" | "cvat" | "yolo")    images and pseudo-masks
-    export(RUN, "onnx" | "hf")                       the network, its CLIP included (graph.py, hub.py)
+    export(RUN, "onnx" | "hf")                       the network, its CLIP included
 
 The output is one folder. It is written under another name and renamed when it is whole; what is exported again takes
 the old one's place, and a folder with anything else in it is left alone. `vpl-export.json` in it says what it is.
@@ -10,6 +10,7 @@ the old one's place, and a folder with anything else in it is left alone. `vpl-e
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 import shutil
 from collections.abc import Callable
@@ -21,19 +22,19 @@ from vpl.classes import ClassSet
 from vpl.config import Config
 from vpl.edges import storage
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.exports import formats, graph
-from vpl.network import hub, predict
+from vpl.exports import WAYS
+from vpl.exports.labelled import Writer, read_labelled
+from vpl.network import predict
 from vpl.network.card import Card
 from vpl.network.student import STUDENT_PREFIX
 from vpl.progress import Progress, silent
-from vpl.runs.files import read_facts, read_json
+from vpl.runs.files import read_evaluations, read_facts
 from vpl.runs.folder import Failure
 from vpl.runs.stages import dataset_of
 
 MARK = "vpl-export.json"
 UNFINISHED, REPLACED = ".vpl-export", ".vpl-export-old"
 """Ends of names beside an output folder while it is written. What a killed process left there is swept."""
-WAYS = ("voc", "coco", "cvat", "yolo", "onnx", "hf")
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,10 @@ def export(
     if not (run / "config.toml").exists():
         raise RunError(f"{run} is no run folder (there is no config.toml); expected one that vpl run made.")
     _check_free(folder, to)
-    if to in formats.WRITERS:
-        return _written(folder, to, lambda partial: _images(run, to, partial, progress))
-    return _written(folder, to, lambda partial: _network(run, to, partial, clip))
+    way = importlib.import_module(f"vpl.exports.{to}")
+    if WAYS[to] == "masks":
+        return _written(folder, to, lambda partial: _masks(run, to, way.Writer, partial, progress))
+    return _written(folder, to, lambda partial: _network(run, way.write, partial, clip))
 
 
 def _check_free(folder: Path, to: str) -> None:
@@ -120,7 +122,9 @@ def _written(folder: Path, to: str, fill: Callable[[Path], tuple[int, tuple[Fail
     return Exported(folder, count, failures)
 
 
-def _images(run: Path, to: str, folder: Path, progress: Progress) -> tuple[int, tuple[Failure, ...]]:
+def _masks(
+    run: Path, to: str, kind: Callable[[Path, ClassSet], Writer], folder: Path, progress: Progress
+) -> tuple[int, tuple[Failure, ...]]:
     """Every image that has a pseudo-mask."""
     labels = run / "labels"
     if not labels.is_dir():
@@ -128,7 +132,7 @@ def _images(run: Path, to: str, folder: Path, progress: Progress) -> tuple[int, 
     config = Config.from_toml(run / "config.toml")
     dataset = dataset_of(config.data)
     classes = _classes_of(run, dataset.classes)
-    writer = formats.WRITERS[to](folder, classes)
+    writer = kind(folder, classes)
     failures = [Failure(*problem.partition(": ")[::2]) for problem in dataset.problems]
     above, count = Path(config.data.images), 0
     if config.data.format == "voc" and (above / "JPEGImages").is_dir():
@@ -136,7 +140,7 @@ def _images(run: Path, to: str, folder: Path, progress: Progress) -> tuple[int, 
     for sample in progress(dataset.samples, len(dataset.samples), f"export to {to}"):
         try:
             mask = labels / f"{sample.id}.png"
-            writer.add(formats.read_picture(sample.id, sample.image, above, sample.tags, mask, classes))
+            writer.add(read_labelled(sample.id, sample.image, above, sample.tags, mask, classes))
             count += 1
         except DataError as error:
             failures.append(Failure(sample.id, str(error)))
@@ -147,14 +151,13 @@ def _images(run: Path, to: str, folder: Path, progress: Progress) -> tuple[int, 
     return count, tuple(failures)
 
 
-def _network(run: Path, to: str, folder: Path, clip: str | Path | None) -> tuple[int, tuple[Failure, ...]]:
+def _network(
+    run: Path, write: Callable[..., None], folder: Path, clip: str | Path | None
+) -> tuple[int, tuple[Failure, ...]]:
     """The trained network with its CLIP."""
     predictor = predict.load(run, clip, "cpu")
     card = _without_paths(predictor.card)
-    if to == "onnx":
-        graph.write(folder / graph.NETWORK_FILE, card, *predictor.parts)
-    else:
-        hub.write(folder, card, *predictor.parts, read_json(run / "metrics.json").get("evaluations", []))
+    write(folder, card, *predictor.parts, read_evaluations(run))
     return 0, ()
 
 

@@ -17,6 +17,7 @@ from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
 from vpl.config import Config
 from vpl.edges import images
+from vpl.edges.truth import read_truth
 from vpl.errors import DataError
 from vpl.method.views import View
 from vpl.runs.stages import dataset_of, split_of
@@ -119,5 +120,5 @@ class OwnData:
             tags = tuple(dataset.classes.index(tag) for tag in one.tags)
             image = images.read_image(one.image, self.config.clip.max_side)
             views.append(View(image, tags, images.image_size(one.image)))
-        truths = tuple(images.read_mask(one.mask) for one in chosen)
+        truths = tuple(read_truth(one.mask, one.values) for one in chosen)
         return ImageSet(self.group, number, self.group, dataset.classes, tuple(views), truths, self.identity(number))

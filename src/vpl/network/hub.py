@@ -54,7 +54,7 @@ def is_folder(folder: Path) -> bool:
         return False
 
 
-def write(folder: Path, card: Card, head: Network, clip: FrozenClip | None, evaluations: Sequence[Mapping]) -> None:
+def write(folder: Path, card: Card, head: Network, clip: FrozenClip | None, evaluations: Evaluations) -> None:
     """Write the folder.
 
     Args:

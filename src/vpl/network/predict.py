@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -33,6 +32,7 @@ from vpl.config import PredictConfig
 from vpl.edges import images, locks, sheet, storage
 from vpl.edges.datasets import Sample, image_files
 from vpl.edges.outputs import Made, check_apart
+from vpl.edges.truth import read_truth
 from vpl.errors import ConfigError, DataError, ModelError, RunError
 from vpl.machine import device_of, out_of_memory
 from vpl.method import crf
@@ -43,9 +43,6 @@ from vpl.network.head import Network, Sight, to_pixels
 
 OVERLAP = 4
 """Neighbouring windows share at least one part in this many. [ours]"""
-
-Picture = str | Path | Image.Image | np.ndarray
-"""A file, a PIL image, or an array (H, W, 3) RGB or (H, W) grey, uint8."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class Predictor:
         return digest.hexdigest()
 
     def predict(
-        self, image: Picture, probabilities: bool = False, protocol: Protocol = SINGLE
+        self, image: images.Picture, probabilities: bool = False, protocol: Protocol = SINGLE
     ) -> UInt8[np.ndarray, "H W"] | tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "P H W"]]:
         """The label map of one image at its own size; with `probabilities`, also those of background and each class.
 
@@ -113,7 +110,7 @@ class Predictor:
         Raises:
             DataError: the image can't be read, is an array of another kind, or is too large for the device's memory.
         """
-        pixels, size = _read(image, self.card.max_side)
+        pixels, size = images.read_with_size(image, self.card.max_side)
         while True:
             try:
                 return self._predict(pixels, size, probabilities, protocol)
@@ -247,7 +244,7 @@ def evaluate(
         if sample.mask is None:
             continue
         try:
-            truth = images.read_mask(sample.mask)
+            truth = read_truth(sample.mask, sample.values)
             first = predictor.predict(sample.image)
             if truth.shape != first.shape:
                 raise DataError(
@@ -391,40 +388,6 @@ def window_starts(length: int, window: int) -> list[int]:
     stride = max(1, window - math.ceil(window / OVERLAP))
     count = math.ceil((length - window) / stride) + 1
     return [round(number * (length - window) / (count - 1)) for number in range(count)]
-
-
-def _read(image: Picture, max_side: int) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
-    """The image as RGB, at most `max_side` pixels long, and its own size."""
-    if isinstance(image, (str, Path)):
-        return images.read_image(image, max_side), images.image_size(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-            raise DataError(
-                f"the image is an array of {image.dtype} and shape {image.shape}; expected uint8 of shape (H, W, 3), "
-                "RGB, or (H, W), grey."
-            )
-        picture = Image.fromarray(np.ascontiguousarray(image))
-    elif isinstance(image, Image.Image):
-        if image.mode.startswith(("I", "F")):
-            raise DataError(
-                f"the image has pixels of kind {image.mode}; expected 8 bits per channel. Convert it first."
-            )
-        picture = ImageOps.exif_transpose(image)
-    else:
-        raise DataError(f"the image is a {type(image).__name__}; expected a path, a PIL image or a uint8 array.")
-    if 0 in picture.size:
-        raise DataError(f"the image has size {picture.size}; expected at least 1 x 1.")
-    if picture.has_transparency_data:
-        clear = picture.convert("RGBA")
-        white = Image.new("RGB", clear.size, (255, 255, 255))
-        white.paste(clear, mask=clear)
-        picture = white
-    size = picture.size[::-1]
-    shown = images.size_within(*size, max_side)
-    picture = picture.convert("RGB")
-    if shown != size:
-        picture = picture.resize(shown[::-1], Image.Resampling.LANCZOS, reducing_gap=3.0)
-    return np.array(picture), size
 
 
 def _labels(shares: Float[Tensor, "P h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:

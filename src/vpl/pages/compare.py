@@ -22,6 +22,7 @@ from vpl.classes import ClassSet
 from vpl.config import Config
 from vpl.edges import images, sheet, storage, templates
 from vpl.edges.datasets import Sample
+from vpl.edges.truth import read_truth
 from vpl.errors import RunError, VplError
 from vpl.method.metrics import Confusion
 from vpl.runs.files import read_json
@@ -209,7 +210,7 @@ def _pictures(
         masks = [images.read_mask(path / stage / f"{sample.id}.png") for path in paths]
         if len({mask.shape for mask in masks}) > 1:
             continue
-        truth = images.read_mask(sample.mask) if truth_known else masks[0]
+        truth = read_truth(sample.mask, sample.values) if truth_known else masks[0]
         scores = tuple(_score(truth, mask, classes) for mask in masks)
         changed = max(float((masks[0] != mask).mean()) for mask in masks)
         apart = max(scores) - min(scores) if truth_known else changed
@@ -237,7 +238,7 @@ def _with_cells(
         image = images.read_image(sample.image)
     except VplError:
         return picture
-    masks = [images.read_mask(sample.mask)] if truth_known else []
+    masks = [read_truth(sample.mask, sample.values)] if truth_known else []
     masks += [images.read_mask(path / stage / f"{sample.id}.png") for path in paths]
     palette = classes.palette()
     cells = [image] + [sheet.overlay(image, mask, palette) for mask in masks if mask.shape == image.shape[:2]]

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vpl.classes import ClassSet
 from vpl.edges import images, storage
+from vpl.edges import truth as truth_masks
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError
 from vpl.method.metrics import Confusion
@@ -146,7 +147,7 @@ def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
 def read_truth(sample: Sample) -> UInt8[np.ndarray, "H W"] | None:
     """The user's mask; None where there is none, or where it can't be read: evaluation has said so."""
     try:
-        return None if sample.mask is None else images.read_mask(sample.mask)
+        return None if sample.mask is None else truth_masks.read_truth(sample.mask, sample.values)
     except DataError:
         return None
 

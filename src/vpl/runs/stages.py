@@ -34,6 +34,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config, DataConfig
 from vpl.edges import images, outputs, storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
+from vpl.edges.truth import read_truth
 from vpl.errors import ConfigError, DataError, RunError, VplError
 from vpl.machine import Clock, cores
 from vpl.method import prototypes, signs
@@ -859,7 +860,7 @@ class Run(RunFolder):
                 continue
             label_map = read_map(path)
             try:
-                confusion.update(images.read_mask(sample.mask), label_map)
+                confusion.update(read_truth(sample.mask, sample.values), label_map)
             except DataError as error:
                 self.fail(sample.id, error, "scores")
                 missing.append(sample.id)

@@ -6,13 +6,12 @@ import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import numpy as np
-from jaxtyping import UInt8
 from PIL import Image
 
-from vpl.classes import SCENE_NAMES, scenes
+from vpl.classes import scenes
+from vpl.edges import vocxml
 from vpl.errors import DataError
 from vpl.scenes.draw import Scene, check, draw
 
@@ -79,26 +78,9 @@ def _write_scene(root: Path, layout: str, split: str, stem: str, scene: Scene, p
     Image.fromarray(scene.image).save(image_file, quality=95)
     mask.save(mask_file)
     if layout == "voc":
-        annotation = root / "Annotations" / f"{stem}.xml"
-        annotation.parent.mkdir(exist_ok=True)
-        annotation.write_text(_annotation(stem, scene.tags, labels), encoding="utf-8")
-
-
-def _annotation(stem: str, tags: Sequence[str], labels: UInt8[np.ndarray, "H W"]) -> str:
-    """VOC's XML: the size, and a box around the visible pixels of each class (1-based, inclusive)."""
-    height, width = labels.shape
-    lines = [
-        "<annotation>",
-        f"  <filename>{escape(stem)}.jpg</filename>",
-        f"  <size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
-        "  <segmented>1</segmented>",
-    ]
-    for name in tags:
-        rows, columns = np.nonzero(labels == SCENE_NAMES.index(name) + 1)
-        box = {"xmin": columns.min() + 1, "ymin": rows.min() + 1, "xmax": columns.max() + 1, "ymax": rows.max() + 1}
-        corners = "".join(f"<{key}>{value}</{key}>" for key, value in box.items())
-        lines.append(f"  <object><name>{name}</name><difficult>0</difficult><bndbox>{corners}</bndbox></object>")
-    return "\n".join([*lines, "</annotation>", ""])
+        (root / "Annotations").mkdir(exist_ok=True)
+        text = vocxml.annotation(stem, scene.tags, labels, scenes())
+        (root / "Annotations" / f"{stem}.xml").write_text(text, encoding="utf-8")
 
 
 def _write_split(root: Path, layout: str, split: str, rows: Sequence[tuple[str, tuple[str, ...]]]) -> None:

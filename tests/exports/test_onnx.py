@@ -16,7 +16,7 @@ from training_case import finished_run, photo
 from vpl.cli import main
 from vpl.errors import ModelError
 from vpl.exports import export as exports
-from vpl.exports import graph
+from vpl.exports import onnx as way
 from vpl.network import predict
 
 SIZES = ((40, 56), (33, 47), (1, 1), (3, 70), (72, 72), (71, 72), (200, 131), (59, 240))
@@ -52,7 +52,7 @@ def model(run, tmp_path_factory):
     out = tmp_path_factory.mktemp("graph") / "out"
     with unchecked():
         assert main(["export", str(run), "--to", "onnx", "--out", str(out)]) == 0
-    return out / graph.NETWORK_FILE
+    return out / way.NETWORK_FILE
 
 
 def test_onnxruntime_gives_the_labels_of_predict_at_every_size(run, model):
@@ -74,7 +74,7 @@ def test_the_model_says_what_it_is_and_nothing_of_this_machine(run, model):
     assert facts["clip_hash"] == vpl.load(run, device="cpu").card.clip_hash and len(facts["clip_hash"]) == 64
     assert told.producer_name == "vpl"
     data = model.read_bytes()
-    for place in (str(run), "site-packages", "/vpl/graph.py", facts["clip"] + "/"):
+    for place in (str(run), "site-packages", "/vpl/onnx.py", facts["clip"] + "/"):
         assert place.encode() not in data
 
 
@@ -90,7 +90,7 @@ def test_a_larger_encoder_scale_is_in_the_graph(clips, tmp_path):
     """Another CLIP (patch 16, GELU) at scale 1.5; in torch, where it needs no export."""
     run = finished_run(tmp_path / "run", clips["wide"], clip__scale=1.5, train__steps=10)
     predictor = vpl.load(run, device="cpu")
-    network = graph.Graph(predictor.card, *predictor.parts).eval()
+    network = way.Graph(predictor.card, *predictor.parts).eval()
     for number, size in enumerate(SIZES):
         with torch.no_grad():
             found = network(torch.from_numpy(photo(size, number))).numpy()
@@ -110,7 +110,7 @@ def test_a_student_is_exported_without_clip(tiny_clip, tmp_path):
     predictor = predict.load(run, device="cpu")
     with unchecked():
         made = exports.export(run, "onnx", tmp_path / "out")
-    runtime = session(made.folder / graph.NETWORK_FILE)
+    runtime = session(made.folder / way.NETWORK_FILE)
     for number, size in enumerate(SIZES[:5]):
         (found,) = runtime.run(None, {"image": photo(size, number)})
         assert (found == predictor.predict(photo(size, number))).mean() >= EQUAL, size
@@ -121,10 +121,10 @@ def test_a_student_is_exported_without_clip(tiny_clip, tmp_path):
 def test_growing_is_pillows_resize(size, kernel):
     image = photo((40, 56), 7)
     ours, support, theirs = {
-        "cubic": (graph._cubic, 2, Image.Resampling.BICUBIC),
-        "lanczos": (graph._lanczos, 3, Image.Resampling.LANCZOS),
+        "cubic": (way._cubic, 2, Image.Resampling.BICUBIC),
+        "lanczos": (way._lanczos, 3, Image.Resampling.LANCZOS),
     }[kernel]
-    found = graph.resize(torch.from_numpy(image).permute(2, 0, 1).float(), size, ours, support)
+    found = way.resize(torch.from_numpy(image).permute(2, 0, 1).float(), size, ours, support)
     wanted = np.asarray(Image.fromarray(image).resize(size[::-1], theirs))
     assert (found.permute(1, 2, 0).numpy() == wanted).mean() > 0.999
 
@@ -132,7 +132,7 @@ def test_growing_is_pillows_resize(size, kernel):
 @pytest.mark.parametrize("size", [(20, 28), (7, 9), (40, 9), (1, 1)])
 def test_shrinking_is_pillows_resize_but_for_rounding(size):
     image = photo((40, 56), 7)
-    found = graph.resize(torch.from_numpy(image).permute(2, 0, 1).float(), size, graph._lanczos, 3)
+    found = way.resize(torch.from_numpy(image).permute(2, 0, 1).float(), size, way._lanczos, 3)
     wanted = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS)).astype(float)
     assert np.abs(found.permute(1, 2, 0).numpy() - wanted).max() <= 1
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
@@ -148,8 +149,10 @@ def _lanczos(x: Tensor) -> Tensor:
     return (torch.sinc(x) * torch.sinc(x / 3)).where(x.abs() < 3, 0.0)
 
 
-def write(path: Path, card: Card, head: Network, clip: FrozenClip | None) -> None:
-    """Write the network as ONNX: input `image` (height, width, 3) uint8, output `labels` (height, width) uint8.
+def write(
+    folder: Path, card: Card, head: Network, clip: FrozenClip | None, evaluations: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write network.onnx: input `image` (height, width, 3) uint8, output `labels` (height, width) uint8.
 
     The model's metadata tell the classes, the CLIP and its hash; they are texts, `classes` and `colors` JSON.
 
@@ -192,4 +195,4 @@ def write(path: Path, card: Card, head: Network, clip: FrozenClip | None) -> Non
         "gives": "label values (height, width), uint8: places in classes",
     }
     model.metadata_props.update(facts)
-    program.save(str(path), external_data=False)
+    program.save(str(folder / NETWORK_FILE), external_data=False)
