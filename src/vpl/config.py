@@ -49,8 +49,7 @@ FAST_SMOOTH = 1.2  # ours: widens the smoothness kernel of mode "fast"; both cho
 GONE = frozenset({"train.cache_gb"})
 """Values of earlier versions that shaped no result: files that still hold them are read."""
 MOST_TOML_BYTES = 2**20  # longer configuration files are refused
-MANY_REGIONS = 50_000  # ours: from here on prototypes are learned with momentum; VOC, with fewer, as InMaP does
-REGIONS_AT_ONCE = 1024  # ours: rows of one pass there, few enough that they stay in the cache
+REGIONS_AT_ONCE = 4096  # ours: more regions are learned from in parts, a core each, added up in order
 
 
 def value(

@@ -7,7 +7,7 @@ import torch
 
 from vpl.config import PrototypeConfig
 from vpl.errors import DataError
-from vpl.method.lesson import allowed_labels, learn
+from vpl.method.lesson import allowed_labels, learn, without_region
 from vpl.method.regions import BACKGROUND_REGION, Regions
 
 
@@ -45,6 +45,28 @@ def test_each_round_looks_with_the_prototypes_of_the_round_before():
 def test_background_regions_alone_teach_without_a_report():
     lesson = learn(lambda *_: found(BACKGROUND_REGION), [(0,)], torch.eye(2), 50.0, 1, PrototypeConfig())
     assert lesson.report is None and lesson.of_tags.tolist() == [False]
+
+
+def test_a_class_without_any_region_keeps_its_text_row():
+    """Class 1 is among the image's tags, so its label may be carried, but no region is its own."""
+    text = torch.nn.functional.normalize(torch.tensor([[1.0, 0.1], [0.5, 1.0], [1.0, -1.0]]), dim=1)
+    config = PrototypeConfig(image_temperature=0.1)
+    lesson = learn(lambda *_: found(0, 2), [(0, 1, 2)], text, 50.0, 3, config)
+    assert torch.equal(lesson.vision[1], text[1])
+    assert not torch.equal(lesson.vision[0], text[0]) and not torch.equal(lesson.vision[2], text[2])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "kept"),
+    [
+        ([0, 2], [False, True, False, True, True]),
+        ([1, BACKGROUND_REGION], [True, False, True, False, False]),
+        ([BACKGROUND_REGION], [True, True, True, False, False]),
+    ],
+)
+def test_prototypes_that_no_region_stands_for(numbers, kept):
+    """Three classes, two background words: one background region stands for both."""
+    assert without_region(torch.tensor(numbers), 3, 5).tolist() == kept
 
 
 def test_without_any_region_phi_is_named():

@@ -13,14 +13,11 @@ from vpl.errors import ConfigError, DataError
 from vpl.method.metrics import (
     Confusion,
     boundary_f,
-    class_distances,
     co_occurrence_error,
     completeness,
     components,
     components_per_object,
     ignored_share,
-    modality_gap,
-    separability,
 )
 
 CLASSES = 4
@@ -251,34 +248,3 @@ def test_boundary_f_agrees_with_all_pairs(truth, prediction, tolerance):
     got = boundary_f(truth, prediction, tolerance)
     if truth.any() and prediction.any():
         assert got[1] == pytest.approx(boundary_twin(truth, prediction, tolerance))
-
-
-def test_gaps_by_hand():
-    first = np.array([[1.0, 0.0], [0.0, 1.0]])
-    second = np.array([[-1.0, 0.0], [0.0, -1.0]])
-    assert modality_gap(first, second) == pytest.approx(math.sqrt(2))
-    assert modality_gap(first, first) == 0
-    rows = np.array([[1.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
-    np.testing.assert_allclose(class_distances(rows, first, np.array([0, 0, 1])), [0.5, 2])
-    np.testing.assert_allclose(class_distances(rows[:2], first, np.array([1, 1])), [math.nan, math.hypot(0.5, 1)])
-    with pytest.raises(DataError, match="0 and 2 rows; expected at least 1"):
-        modality_gap(first[:0], second)
-
-
-def test_separability_knows_chance_from_certainty():
-    random = np.random.default_rng(0)
-    first, second = random.normal(size=(2, 400, 16))
-    assert abs(separability(first, second) - 0.5) < 0.07
-    assert separability(first, second + 6 * np.eye(16)[3]) > 0.98
-    assert separability(first[:30], second + 6 * np.eye(16)[3]) > 0.95  # unequal sets weigh the same
-    assert separability(first, second) == separability(first, second)
-    assert separability(first[:2], first[:2] + 9) == 1
-    assert separability(np.ones((4, 3)), np.ones((5, 3))) == 0.5
-    with pytest.raises(DataError, match="1 and 400 rows; expected at least 2"):
-        separability(first[:1], second)
-
-
-def test_separability_is_measured_on_rows_that_were_held_out():
-    random = np.random.default_rng(1)
-    first, second = random.normal(size=(2, 20, 64))  # any labels of 40 points in 64 dimensions can be fitted
-    assert separability(first, second, ridge=1e-9) < 0.75

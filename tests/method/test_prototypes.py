@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from vpl.classes import ClassSet
 from vpl.config import PromptConfig, PrototypeConfig
 from vpl.errors import ConfigError, DataError
+from vpl.machine import one_core_each
 from vpl.method import prototypes
-from vpl.method.prototypes import CHECK_EVERY, learn, mean_kl, region_embeddings, report, soft_labels, text_prototypes
+from vpl.method.gap import report
+from vpl.method.prototypes import CHECK_EVERY, learn, mean_kl, region_embeddings, soft_labels, text_prototypes
 
 GOLDEN = Path(os.environ.get("VPL_GOLDEN", Path(__file__).parent.parent / "golden"))
 CONFIG = PrototypeConfig(image_temperature=0.04, steps=60)
@@ -36,19 +38,10 @@ def problem(count=37, classes=5, width=12, seed=0, dtype=torch.float64):
     return x, soft_labels(x, text, None, 0.1), text, own
 
 
-@pytest.fixture
-def many(monkeypatch):
-    """The path of many regions, in passes of a few rows that no count here is a multiple of."""
-    monkeypatch.setattr(prototypes, "MANY_REGIONS", 1)
-    monkeypatch.setattr(prototypes, "REGIONS_AT_ONCE", 16)
-
-
-@pytest.fixture(params=["few", "many"])
-def path(request):
-    """Both ways of learning."""
-    if request.param == "many":
-        request.getfixturevalue("many")
-    return request.param
+@pytest.fixture(params=[4096, 16])
+def path(request, monkeypatch):
+    """All regions at once, and in parts of a few rows that no count here is a multiple of."""
+    monkeypatch.setattr(prototypes, "REGIONS_AT_ONCE", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -220,93 +213,36 @@ def test_learning_agrees_with_its_slow_twin(count, classes, width, step, steps):
     torch.testing.assert_close(learned.prototypes, twin(x, q, text, config), atol=1e-9, rtol=0)
 
 
-def twin_of_many(x, q, start, config):
-    """The slow twin with momentum: autograd's gradient of all regions at once, every point and its KL written down."""
-
-    def look(rows):
-        leaf = rows.clone().requires_grad_()
-        loss = (torch.xlogy(q, q) - q * torch.log_softmax(x @ leaf.T / config.image_temperature, dim=1)).sum(1).mean()
-        (gradient,) = torch.autograd.grad(loss, leaf)
-        return loss.item(), rows, gradient
-
-    rate, landings, lowest, rows = config.step, [], look(start), start
-    for _ in range(config.steps):
-        kl, _, gradient = lowest
-        landings.append(F.normalize(rows - rate * gradient, dim=1))
-        since = len(landings) - 1
-        push = since / (since + 3) * (landings[-1] - landings[-2]) if since else 0
-        seen = look(F.normalize(landings[-1] + push, dim=1))
-        if seen[0] <= kl:
-            lowest = seen
-        else:
-            rate, landings = rate / 2, []
-        rows = lowest[1]
-    return lowest
-
-
-@pytest.mark.parametrize(("step", "steps"), [(1.0, 13), (10.0, 19), (1.0, 100), (10.0, 100)])
 @pytest.mark.parametrize(("count", "classes", "width"), [(7, 3, 5), (37, 5, 12), (101, 11, 17)])
-def test_learning_from_many_regions_agrees_with_its_slow_twin(many, count, classes, width, step, steps):
+def test_parts_of_the_regions_add_up_to_all(monkeypatch, count, classes, width):
     x, q, text, _ = problem(count, classes, width)
-    config = replace(CONFIG, steps=steps, step=step, tolerance=0.0)
-    learned, (kl, rows, _) = learn(x, q, text, config), twin_of_many(x, q, text, config)
-    assert learned.kl_after == pytest.approx(kl, abs=1e-12)
-    torch.testing.assert_close(learned.prototypes, rows, atol=1e-7, rtol=0)
+    config = replace(CONFIG, steps=100, tolerance=0.0)
+    whole = learn(x, q, text, config)
+    monkeypatch.setattr(prototypes, "REGIONS_AT_ONCE", 4)
+    parts = learn(x, q, text, config)
+    torch.testing.assert_close(parts.prototypes, whole.prototypes, atol=1e-9, rtol=0)
+    assert parts.curve == pytest.approx(whole.curve, abs=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("temperature", [0.03, 0.16])
-def test_many_regions_end_where_the_reference_would_or_lower(monkeypatch, seed, temperature):
-    x, q, text, _ = problem(300, 6, 16, 10 * seed)
-    config = PrototypeConfig(image_temperature=temperature, steps=1000)
-    reference = learn(x, q, text, config)
-    monkeypatch.setattr(prototypes, "MANY_REGIONS", 300)
-    learned = learn(x, q, text, config)
-    assert learned.kl_before == pytest.approx(reference.kl_before, abs=1e-12)
-    assert learned.kl_after <= reference.kl_after * (1 + config.tolerance)
+def test_the_number_of_cores_does_not_show(monkeypatch):
+    x, q, text, _ = problem(101, 5, 12, dtype=torch.float32)
+    monkeypatch.setattr(prototypes, "REGIONS_AT_ONCE", 16)
+    found = []
+    for count in (1, 2, 5):
+        monkeypatch.setattr(prototypes, "cores", lambda count=count: count)
+        with one_core_each():
+            found.append(learn(x, q, text, CONFIG).prototypes)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("seed", range(4))
-def test_many_regions_lead_to_the_reference_s_prototypes_where_the_labels_cannot_be_met(monkeypatch, seed, dtype):
-    x, q, text, _ = problem(300, 6, 16, 10 * seed)
-    config = PrototypeConfig(image_temperature=0.16)  # so warm that no unit rows give labels as sharp as these
-    reference = learn(x, q, text, config)
-    monkeypatch.setattr(prototypes, "MANY_REGIONS", 300)
-    learned = learn(x.to(dtype), q.to(dtype), text.to(dtype), config)
-    assert learned.prototypes.dtype == dtype and learned.steps < reference.steps
-    assert (learned.prototypes * reference.prototypes).sum(1).min() > 0.99
-    assert slope_along_the_sphere(x, q, learned.prototypes.double()) < 0.02 * slope_along_the_sphere(x, q, text)
-
-
-def slope_along_the_sphere(x, q, rows, temperature=0.16):
-    gradient = (torch.softmax(x @ rows.T / temperature, dim=1) - q).T @ x
-    return float((gradient - (gradient * rows).sum(1, keepdim=True) * rows).norm())
-
-
-def test_the_reference_learns_from_fewer_than_many_regions(monkeypatch):
-    x, q, text, _ = problem(40)
-    reference = learn(x, q, text, CONFIG)
-    monkeypatch.setattr(prototypes, "MANY_REGIONS", 41)
-    assert torch.equal(learn(x, q, text, CONFIG).prototypes, reference.prototypes)
-    monkeypatch.setattr(prototypes, "MANY_REGIONS", 40)
-    assert not torch.equal(learn(x, q, text, CONFIG).prototypes, reference.prototypes)
-
-
-def test_many_regions_forgive_a_step_that_is_far_too_long(many):
-    x, q, text, _ = problem(101, 5, 12)
-    usual, long = (
-        learn(x, q, text, replace(CONFIG, step=step, steps=300, image_temperature=0.16)) for step in (1.0, 1e12)
-    )
-    assert long.curve[1] == long.curve[0]  # the first window took every step back, and it went on
-    assert long.kl_after == pytest.approx(usual.kl_after, rel=1e-3)
-
-
-def test_the_kl_of_many_regions_never_rises(many):
-    x, q, text, _ = problem(101, 5, 12)
-    learned = learn(x, q, text, replace(CONFIG, steps=200))
-    assert all(b <= a for a, b in zip(learned.curve, learned.curve[1:], strict=False))
-    assert learned.curve[-1] == learned.kl_after < learned.kl_before == learned.curve[0]
+def test_rows_that_are_kept_stay_to_the_last_bit_and_the_others_learn_beside_them(path):
+    x, _, text, own = problem(60, 6, 16, dtype=torch.float32)
+    present, kept = own < 4, torch.arange(6) >= 4
+    q = soft_labels(x[present], text, (own[present, None] == torch.arange(6)), 0.1)
+    free, held = (learn(x[present], q, text, CONFIG, rows) for rows in (None, kept))
+    assert torch.equal(held.prototypes[4:], text[4:])
+    assert not torch.equal(free.prototypes[4:], text[4:]), "the KL pushes an absent class away"
+    assert held.kl_after < held.kl_before
 
 
 @pytest.mark.parametrize(("count", "classes", "width"), [(7, 3, 5), (37, 5, 12), (101, 11, 17)])
@@ -326,11 +262,11 @@ def test_float32_agrees_with_float64(count, classes, width):
     st.integers(0, 10**6),
     st.sampled_from([0.1, 10.0, 1e4]),
     st.sampled_from([0, 20, 33, 40]),
-    st.sampled_from([1, prototypes.MANY_REGIONS]),
+    st.sampled_from([7, 4096]),
 )
-def test_the_loss_never_ends_above_the_start(count, classes, seed, step, steps, many):
+def test_the_loss_never_ends_above_the_start(count, classes, seed, step, steps, rows):
     x, q, text, _ = problem(count, classes, 6, seed)
-    with mock.patch.object(prototypes, "MANY_REGIONS", many):
+    with mock.patch.object(prototypes, "REGIONS_AT_ONCE", rows):
         learned = learn(x, q, text, replace(CONFIG, step=step, steps=steps))
     assert learned.kl_after <= learned.kl_before == learned.curve[0]
     assert learned.kl_after == pytest.approx(mean_kl(x, q, learned.prototypes, 0.04), abs=1e-12)
@@ -379,26 +315,9 @@ def test_learning_errors_say_what_to_do():
         learn(x * math.nan, q, text, CONFIG)
 
 
-def test_the_report_by_hand():
-    text, vision = torch.eye(3)[:2], torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]])
-    x = torch.tensor([[0.6, 0.8, 0.0], [0.0, 0.0, 1.0]])
-    own, q = torch.tensor([0, 1]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    made = report(x, q, own, text, vision, 1.0)
-    assert made.regions == 2
-    assert made.own_text == pytest.approx((0.6 + 0.0) / 2) and made.own_vision == pytest.approx((1.0 + 0.8) / 2)
-    assert made.other_text == pytest.approx((0.8 + 0.0) / 2) and made.other_vision == pytest.approx((0.48 + 0.0) / 2)
-    assert made.accuracy_text == 0 and made.accuracy_vision == 1  # a tie is no hit
-    assert made.gap_text == pytest.approx(math.dist((0.3, 0.4, 0.5), (0.5, 0.5, 0)))
-    assert made.gap_vision == pytest.approx(math.dist((0.3, 0.4, 0.5), (0.3, 0.7, 0.4)))
-    row = [math.log(1 + math.exp(0.48 - 1)), math.log(1 + math.exp(0 - 0.8))]
-    assert made.kl_vision == pytest.approx(sum(row) / 2)
-    with pytest.raises(DataError, match="no region to report on"):
-        report(x[:0], q[:0], own[:0], text, vision, 1.0)
-
-
 def test_learning_brings_regions_nearer_to_their_own_prototype(path):
     x, q, text, own = problem(400, 6, 16)
     learned = learn(x, q, text, replace(CONFIG, steps=400))
-    made = report(x, q, own, text, learned.prototypes, CONFIG.image_temperature)
+    made = report(x, q, own, text, learned.prototypes, 6, CONFIG.image_temperature)
     assert made.kl_vision == pytest.approx(learned.kl_after) and made.kl_text == pytest.approx(learned.kl_before)
     assert made.kl_vision < made.kl_text and made.gap_vision >= 0

@@ -69,24 +69,3 @@ def test_against_truth_by_hand():
     assert found["seed precision"] == pytest.approx((2 / 4 + 1) / 2)
     assert found["co-occurrence"] == pytest.approx((1 / 4 + 0) / 2), "class 1's seed on class 2"
     assert found["components per object"] == 1 and found["boundary F"] == 1
-
-
-def test_modality_by_class():
-    x = np.array([[1.0, 0, 0], [0.6, 0.8, 0], [0, 0, 1]], dtype=np.float32)
-    own, names = np.array([0, 0, 2]), ("dog", "cat", "boat")
-    text = np.eye(3, dtype=np.float32)[[1, 0, 2]]
-    found = signs.modality(x, own, text, np.eye(3, dtype=np.float32), names)
-    json.dumps(found, allow_nan=False)
-    assert list(found["text"]["classes"]) == ["dog", "boat"], "no region, no row"
-    dog = found["vision"]["classes"]["dog"]
-    assert dog["regions"] == 2 and dog["own"] == pytest.approx(0.8) and dog["other"] == pytest.approx(0.4)
-    assert dog["distance"] == pytest.approx(np.linalg.norm([0.2, 0.4]))
-    assert found["text"]["gap"] == pytest.approx(found["vision"]["gap"]), "the same rows in another order"
-    assert found["text"]["classes"]["dog"]["own"] < dog["own"]
-    assert 0 <= found["vision"]["separability"] <= 1
-
-
-def test_background_rows_are_left_out_of_the_gap():
-    x = np.eye(2, dtype=np.float32)
-    wide = np.concatenate([x, -np.ones((3, 2), dtype=np.float32)])
-    assert signs.modality(x, np.array([0, 1]), wide, wide, ("a", "b"))["text"]["gap"] == 0

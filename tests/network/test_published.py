@@ -10,9 +10,8 @@ from golden_case import FOLDER, cases, furthest, tensors
 from vpl.clip.model import FrozenClip
 from vpl.config import DecoderConfig
 from vpl.edges import images
-from vpl.method.maps import minmax, upsample
 from vpl.method.refine import affinity as spread_of
-from vpl.method.refine import refine
+from vpl.method.refine import minmax, refine, upsample
 from vpl.network import affinity, multiscale, online, tcl
 from vpl.network.head import to_pixels
 from vpl.network.losses import balanced_cross_entropy

@@ -31,7 +31,7 @@ from vpl.judge.ablated import LEARNED, Ablated, Cell
 from vpl.judge.ablations import NETWORK, Ablation, Setting, short
 from vpl.judge.bench import MASK_STAGES, Bench
 from vpl.judge.material import ImageSet, OwnData, Scenes
-from vpl.method import signs
+from vpl.method import gap
 from vpl.method.metrics import Confusion
 from vpl.network import predict
 from vpl.network.card import NETWORK_FOLDER
@@ -182,7 +182,7 @@ def learned_facts(bench: Bench, config: Config) -> dict:
     if known.report is not None:
         report = dataclasses.asdict(known.report)
         facts["report"] = {key: one if math.isfinite(one) else None for key, one in report.items()}
-        facts["modality"] = signs.modality(
+        facts["modality"] = gap.modality(
             known.x[own].numpy(),
             known.classes[own].numpy(),
             known.text.numpy(),

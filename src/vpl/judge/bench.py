@@ -211,7 +211,7 @@ class Bench:
             return Regions.joined([one for _, one in self.passed(config.clip, make)])
 
         tags = [view.tags for view in self.views]
-        return learn(survey, tags, text.cpu(), self.clip.logit_scale, count, config.prototypes)
+        return learn(survey, tags, text.cpu(), self.clip.logit_scale, count, config.prototypes, device=self.clip.device)
 
     def seeds(self, config: Config) -> Cams:
         """Seeds from the prototypes that the configuration asks for: vision or text."""

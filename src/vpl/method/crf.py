@@ -57,8 +57,8 @@ def dense_crf(
         bilateral_sigma: σ of the appearance kernel's position, pixels.
         bilateral_color: σ of the appearance kernel's colour, levels of 255.
         bilateral_weight: its weight; 0 leaves the kernel out.
-        mode: "exact": every pixel on the lattice; "fast": cells of 2 x 2 pixels, about three times as fast and nearly
-            the same labels (see benchmarks/README.md), but exact for images of fewer than 256 x 256 pixels.
+        mode: "exact": every pixel on the lattice; "fast": cells of 2 x 2 pixels, about three times as fast, with 97.8 %
+            of the same pseudo-masks (4 labels, 64 photographs; 93.0 % on the worst); exact below 256 x 256 pixels.
 
     Returns:
         (C, H, W), float32 on the device of the probabilities; sums to 1 over C. The same bits on any number of threads.

@@ -9,6 +9,7 @@ Letters: C classes · P prototypes (C + background words) · D joint width · N 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from vpl.config import PrototypeConfig
 from vpl.errors import DataError
 from vpl.machine import Clock, one_core_each
-from vpl.method import prototypes
+from vpl.method import gap, prototypes
 from vpl.method.regions import BACKGROUND_REGION, Regions
 
 Survey = Callable[[int, Float[Tensor, "P D"], float], Regions]
@@ -45,7 +46,7 @@ class Lesson:
     q: Float[Tensor, "N P"]
     classes: Int[Tensor, " N"]
     learned: prototypes.Learned
-    report: prototypes.Report | None
+    report: gap.Report | None
     tag_ranks: Float[Tensor, " images"]
 
     @property
@@ -67,33 +68,43 @@ def learn(
     classes: int,
     config: PrototypeConfig,
     clock: Clock | None = None,
+    device: torch.device | None = None,
 ) -> Lesson:
     """Vision prototypes from the regions of all images (METHOD.md 3), as many rounds as `config` says.
 
-    Computed on one core, so that they depend on no machine's number of cores.
+    Every product is computed on one core, and products of many regions in parts, so that the result depends on no
+    machine's number of cores.
 
     Args:
         tags: the tags of each image, as class numbers.
         text: T on the CPU, the `classes` foreground rows first.
         scale: CLIP's own, of the cosines with T.
         clock: counts the seconds of "learn".
+        device: where to learn if it is a CUDA GPU; on every other device the CPU learns. All that comes back lies on
+            the CPU.
 
     Raises:
         DataError: no region may carry a label.
     """
     clock, table = clock or Clock(), text
+    place = device if device is not None and device.type == "cuda" else torch.device("cpu")
     for turn in range(config.rounds):
         found = survey(turn, table, scale)
         with clock("learn"), one_core_each():
-            lesson = _lesson(found, [tags[number] for number in found.images.tolist()], text, classes, config)
+            lesson = _lesson(found, [tags[number] for number in found.images.tolist()], text, classes, config, place)
         table, scale = lesson.vision, 1 / config.image_temperature
     return lesson
 
 
 def _lesson(
-    found: Regions, tags: Sequence[tuple[int, ...]], text: Float[Tensor, "P D"], classes: int, config: PrototypeConfig
+    found: Regions,
+    tags: Sequence[tuple[int, ...]],
+    text: Float[Tensor, "P D"],
+    classes: int,
+    config: PrototypeConfig,
+    place: torch.device,
 ) -> Lesson:
-    """One round; `tags` are those of each region's image."""
+    """One round, learned at `place`; `tags` are those of each region's image."""
     allowed = allowed_labels(found.classes, tags, classes, len(text), config)
     usable = allowed.any(dim=1)
     if not usable.any():
@@ -101,13 +112,35 @@ def _lesson(
             f"no region of any image has a text seed above prototypes.phi = {config.phi}; choose a lower one."
         )
     x, allowed, numbers = found.embeddings[usable], allowed[usable], found.classes[usable]
+    there, table = x.to(place), text.to(place)
     q = prototypes.soft_labels(
-        x, text, allowed, config.text_temperature, sinkhorn_rounds=config.sinkhorn_rounds, one_hot=config.one_hot
+        there,
+        table,
+        allowed.to(place),
+        config.text_temperature,
+        sinkhorn_rounds=config.sinkhorn_rounds,
+        one_hot=config.one_hot,
     )
-    learned, own, report = prototypes.learn(x, q, text, config), numbers != BACKGROUND_REGION, None
+    kept = without_region(numbers, classes, len(text)).to(place)
+    learned = prototypes.learn(there, q, table, config, kept)
+    learned, q = dataclasses.replace(learned, prototypes=learned.prototypes.cpu()), q.cpu()
+    own, report = numbers != BACKGROUND_REGION, None
     if own.any():
-        report = prototypes.report(x[own], q[own], numbers[own], text, learned.prototypes, config.image_temperature)
+        vision, temperature = learned.prototypes, config.image_temperature
+        report = gap.report(x[own], q[own], numbers[own], text, vision, classes, temperature)
     return Lesson(text, x, q, numbers, learned, report, found.tag_ranks)
+
+
+def without_region(numbers: Int[Tensor, " N"], classes: int, prototypes_count: int) -> Bool[Tensor, " P"]:
+    """Prototypes that no region stands for: they keep their text rows (METHOD.md 3.5).
+
+    The KL would push a class away from every region for the mere reason that it is absent. The background prototypes
+    are all stood for by any background region.
+    """
+    kept = torch.ones(prototypes_count, dtype=torch.bool)
+    kept[numbers[numbers != BACKGROUND_REGION].long()] = False
+    kept[classes:] = not bool((numbers == BACKGROUND_REGION).any())
+    return kept
 
 
 def allowed_labels(

@@ -1,11 +1,10 @@
-"""Agreement of label maps with the truth, signs of failure in seeds and masks, and the gap between two modalities.
+"""Agreement of label maps with the truth, and signs of failure in seeds and masks.
 
 METHOD.md 6 and 7; nothing here is used by anything that learns.
     IoU_c  = M_cc / (sum_j M_cj + sum_i M_ic - M_cc),  mIoU = mean of IoU_c over the classes that occur at all
 Label maps are uint8 (H, W): 0 background, c + 1 the class number c, 255 ignore.
 
-Letters: C foreground classes, M the confusion matrix (rows: truth, columns: prediction), H W pixels, K objects,
-N and M rows of two sets of embeddings, D their width.
+Letters: C foreground classes, M the confusion matrix (rows: truth, columns: prediction), H W pixels, K objects.
 """
 
 from __future__ import annotations
@@ -295,71 +294,3 @@ def _near(points: Bool[ndarray, "H W"], others: Bool[ndarray, "H W"], tolerance:
     if not others.any():
         return 0.0
     return float((ndimage.distance_transform_edt(~others)[points] <= tolerance).mean())
-
-
-def modality_gap(first: Float[ndarray, "N D"], second: Float[ndarray, "M D"]) -> float:
-    """Distance between the means of two sets of embeddings: for unit rows, from 0 to 2. Rows are used as they are.
-
-    Raises:
-        DataError: a set is empty.
-    """
-    _check_sets(first, second, 1)
-    return float(np.linalg.norm(first.mean(axis=0, dtype=np.float64) - second.mean(axis=0, dtype=np.float64)))
-
-
-def class_distances(
-    first: Float[ndarray, "N D"], second: Float[ndarray, "P D"], own: Int64[ndarray, " N"]
-) -> Float[ndarray, " P"]:
-    """Distance between each class's mean row of `first` and its row of `second`; nan for a class without rows.
-
-    Args:
-        first: region embeddings.
-        second: one prototype per class.
-        own: the class of each row of `first`.
-    """
-    counts = np.bincount(own, minlength=len(second)).astype(np.float64)
-    sums = np.zeros(second.shape)
-    np.add.at(sums, own, first)
-    means = _share(sums, np.broadcast_to(counts[:, None], sums.shape))
-    return np.linalg.norm(means - second, axis=1)
-
-
-def separability(
-    first: Float[ndarray, "N D"], second: Float[ndarray, "M D"], ridge: float = 1e-3, folds: int = 5
-) -> float:
-    """How well a line tells two sets of embeddings apart: balanced accuracy on rows that it was not fitted to.
-
-    Ridge regression onto +1 and -1 with both sets weighted equally, in closed form; row i of each set is held out in
-    fold i mod `folds`. Deterministic. 0.5 is chance, 1 is complete separation: the two modalities share no region.
-
-    Args:
-        ridge: weight of the penalty, in units of the mean squared length of the centred rows.
-        folds: parts; each is held out once.
-
-    Raises:
-        DataError: a set has fewer than two rows.
-    """
-    _check_sets(first, second, 2)
-    folds = min(folds, len(first), len(second))
-    right = []
-    for part in range(folds):
-        held = [np.arange(len(rows)) % folds == part for rows in (first, second)]
-        kept = [rows[~out].astype(np.float64) for rows, out in zip((first, second), held, strict=True)]
-        middle = (kept[0].mean(axis=0) + kept[1].mean(axis=0)) / 2
-        centred = [rows - middle for rows in kept]
-        spread = sum(rows.T @ rows / (2 * len(rows)) for rows in centred)
-        penalty = ridge * np.trace(spread) + np.finfo(np.float64).tiny
-        weights = np.linalg.lstsq(
-            spread + penalty * np.eye(len(spread)), (centred[0].mean(axis=0) - centred[1].mean(axis=0)) / 2, rcond=None
-        )[0]
-        for rows, out, sign in ((first, held[0], 1), (second, held[1], -1)):
-            score = sign * ((rows[out] - middle) @ weights)
-            right.append(np.mean((score > 0) + 0.5 * (score == 0)))
-    return float(np.mean(right))
-
-
-def _check_sets(first: ndarray, second: ndarray, least: int) -> None:
-    if min(len(first), len(second)) < least:
-        raise DataError(
-            f"the sets of embeddings have {len(first)} and {len(second)} rows; expected at least {least} in each."
-        )

@@ -1,4 +1,4 @@
-"""Seeds spread along the attention: METHOD.md 2 (CLIP-ES's class-aware affinity). [ref]
+"""Seeds spread along the attention (CLIP-ES's class-aware affinity), to [0, 1], to pixels: METHOD.md 1, 2. [ref]
 
     M ← attention; `rounds` times: columns / their sum, then rows / their sum; M ← (M + Mᵀ) / 2; M ← M M
     refined_k = (M with the columns outside boxes_k zeroed) · cam_k
@@ -17,16 +17,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
 from vpl.config import RefineConfig
 from vpl.errors import VplError
-from vpl.method.maps import minmax, upsample
 
-__all__ = ["affinity", "boxes_mask", "minmax", "refine", "refine_maps", "upsample"]
-
+MINMAX_EPS = 1e-7
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -99,3 +98,16 @@ def refine_maps(
     affinities = affinity(attention, config.rounds)
     threshold = config.box_threshold if config.box else None
     return [minmax(refine(one, cam, threshold)) for one, cam in zip(affinities, cams, strict=True)]
+
+
+def minmax(x: Float[Tensor, "*K h w"]) -> Float[Tensor, "*K h w"]:
+    """Each map to [0, 1]: (x − min) / (1e-7 + max(x − min)); a constant map becomes 0. [ref]"""
+    low = x - x.amin((-2, -1), keepdim=True)
+    return low / (MINMAX_EPS + low.amax((-2, -1), keepdim=True))
+
+
+def upsample(maps: Float[Tensor, "K h w"], size: tuple[int, int]) -> Float[Tensor, "K H W"]:
+    """Maps to pixels (H, W): bilinear, half-pixel centres. [ref]"""
+    if not len(maps):
+        return maps.new_zeros((0, *size))
+    return F.interpolate(maps[None], size=size, mode="bilinear", align_corners=False)[0]

@@ -39,7 +39,7 @@ from vpl.clip.block import LastBlock
 from vpl.clip.block import slope as slope_of
 from vpl.clip.model import Features, FrozenClip
 from vpl.errors import VplError
-from vpl.method.maps import minmax
+from vpl.method.refine import minmax
 
 CPU_CELLS_AT_ONCE = 2**22
 """Cells of the MLP's hidden layer worked on at a time on the CPU; on a GPU many images go together."""

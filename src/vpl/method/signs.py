@@ -1,4 +1,4 @@
-"""Signs of failure, each with what to do about it, and the gap between the two modalities (METHOD.md 3.5 and 7).
+"""Signs of failure, each with what to do about it (METHOD.md 7).
 
     without truth: agreement of seeds under a mirror and under scale, tag consistency, share of pixels that the CRF
                    changes, shares of pixels that are ignored and that carry a tag, images with a tag without a pixel
@@ -7,7 +7,7 @@
 A sign is a number, what it means, and one sentence of advice; the advice is empty while the number is fine. The limits
 are rules of thumb of ours: they choose when to speak and change no result.
 
-Letters: N regions · C classes · P prototypes · D joint width · H W pixels.
+Letters: C classes · H W pixels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import UInt8
 
 from vpl.classes import IGNORE
 from vpl.method import metrics
@@ -220,54 +220,3 @@ def against_truth(
 def _mean(values: Sequence[float]) -> float:
     known = [one for one in values if not math.isnan(one)]
     return sum(known) / len(known) if known else math.nan
-
-
-def modality(
-    x: Float[np.ndarray, "N D"],
-    own: Int[np.ndarray, " N"],
-    text: Float[np.ndarray, "P D"],
-    vision: Float[np.ndarray, "P D"],
-    names: Sequence[str],
-) -> dict:
-    """How far the regions lie from text and from vision prototypes, in all and for each class, as plain data.
-
-    Args:
-        x: unit embeddings of the tags' regions.
-        own: their class numbers, from 0.
-        text, vision: unit prototypes, the classes first.
-        names: the C classes.
-
-    Returns:
-        "text" and "vision", each with `gap` (distance of the means of all regions and of the classes' prototypes, 0 to
-        2), `separability` (balanced accuracy of a line between both sets, 0.5 to 1; None with too few rows), and
-        `classes`: name -> {regions, distance, own, other}: distance of the class's mean region to its prototype, mean
-        cosine with it and with the best other class. Classes without a region are left out.
-    """
-    return {name: _modality(x, own, table[: len(names)], names) for name, table in (("text", text), ("vision", vision))}
-
-
-def _modality(x: np.ndarray, own: np.ndarray, table: np.ndarray, names: Sequence[str]) -> dict:
-    distances = metrics.class_distances(x, table, own.astype(np.int64))
-    cosines = x @ table.T
-    mine = cosines[np.arange(len(x)), own]
-    others = np.where(np.arange(len(table)) == own[:, None], -np.inf, cosines).max(axis=1)
-    rows = {
-        name: {
-            "regions": int((own == number).sum()),
-            "distance": float(distances[number]),
-            "own": float(mine[own == number].mean()),
-            "other": _finite(float(others[own == number].mean())),
-        }
-        for number, name in enumerate(names)
-        if (own == number).any()
-    }
-    enough = min(len(x), len(table)) >= 2
-    return {
-        "gap": metrics.modality_gap(x, table),
-        "separability": metrics.separability(x, table) if enough else None,
-        "classes": rows,
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -22,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from vpl.method.gap import modality_gap
 from vpl.pocket.captions import Chunk
 from vpl.pocket.contrast import encode_images, encode_texts, normalise
 
@@ -95,7 +96,7 @@ def zero_shot(model: Any, tokenizer: Any, held: Chunk, size: int, batch: int = 6
         class_token_ap=class_token_ap,
         retrieval=float(right.gather(1, scores.argmax(1, keepdim=True)).mean()),
         text_retrieval=float(right.T.gather(1, scores.T.argmax(1, keepdim=True)).mean()),
-        gap=float((e.mean(0) - t.mean(0)).norm()),
+        gap=modality_gap(e.cpu().numpy(), t.cpu().numpy()),
         images=len(images),
         texts=len(captions),
     )

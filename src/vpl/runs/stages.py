@@ -37,7 +37,7 @@ from vpl.edges.datasets import Dataset, Sample, open_dataset
 from vpl.edges.truth import read_truth
 from vpl.errors import ConfigError, DataError, RunError, VplError
 from vpl.machine import Clock, cores
-from vpl.method import prototypes, signs
+from vpl.method import gap, prototypes
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.lesson import Lesson, learn
 from vpl.method.metrics import Confusion
@@ -434,7 +434,8 @@ class Run(RunFolder):
                 return found
 
             tags = [self.classes.numbers(sample.tags) for sample in samples]
-            lesson = learn(survey, tags, text, self.clip.logit_scale, len(self.classes), self.config.prototypes, clock)
+            scale, settings = self.clip.logit_scale, self.config.prototypes
+            lesson = learn(survey, tags, text, scale, len(self.classes), settings, clock, self.clip.device)
             self._warn_about_tags(lesson.tag_ranks)
             vision, facts = lesson.vision, self._facts(lesson)
         now = self.plan(["prototypes"]).fingerprints["prototypes"]  # photographs may have failed
@@ -537,7 +538,7 @@ class Run(RunFolder):
         learned, own = lesson.learned, lesson.of_tags
         if lesson.report is None:
             raise DataError("there is no region of a tag; lower prototypes.phi or use more images.")
-        modality = signs.modality(
+        modality = gap.modality(
             lesson.x[own].numpy(),
             lesson.classes[own].numpy(),
             lesson.text.numpy(),
