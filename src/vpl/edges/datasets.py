@@ -222,7 +222,8 @@ class _Masks:
         own: bool,
         meaning: Callable[[tuple[str, ...]], bytes | None],
     ):
-        self._meaning, self._unclear = meaning, [0, ""]
+        self._meaning = meaning
+        self._unclear: list[str] = []
         self._images, self._folder, self._own = images, masks, own and masks is None
         self._stems = Counter(shot.id.rpartition("/")[2] for shot in shots.kept.values())
 
@@ -232,7 +233,7 @@ class _Masks:
         try:
             values = None if mask is None or not shot.tags else self._meaning(shot.tags)
         except DataError as error:
-            self._unclear = [self._unclear[0] + 1, str(error)]
+            self._unclear.append(str(error))
             mask = values = None
         return Sample(shot.id, shot.image, shot.tags, mask, values)
 
@@ -257,9 +258,9 @@ class _Masks:
         """What to say of masks that were given and not found."""
         if self._folder is None or not without:
             return []
-        unclear, why = self._unclear
-        if unclear:
-            return [f"the truth masks of {tags.photographs(unclear)} of {count} can't be used: {why}"]
+        if self._unclear:
+            own = tags.photographs(len(self._unclear))
+            return [f"the truth masks of {own} of {count} can't be used: {self._unclear[0]}"]
         looked = f"{without[0].id}.png"
         if len(without) < count:
             return [

@@ -18,8 +18,9 @@ import math
 import os
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import IO, cast
 
 import numpy as np
 import torch
@@ -134,7 +135,7 @@ def _checked_array(array: np.ndarray) -> UInt8[np.ndarray, ...]:
 
 
 @contextlib.contextmanager
-def _opened_again(picture: Image.Image):
+def _opened_again(picture: Image.Image) -> Iterator[Image.Image]:
     """A PIL image that is not decoded yet, read from its bytes as a file is; else itself. It stays as it is."""
     file = getattr(picture, "fp", None)
     with _told(_NO_FILE):
@@ -172,7 +173,8 @@ def size_within(height: int, width: int, max_side: int | None) -> tuple[int, int
 def patch_size_of(height: int, width: int, patch: int, scale: float = 1.0) -> tuple[int, int]:
     """(h, w), the patch grid of an image: each side times `scale`, rounded up to the next multiple of `patch`. [ref]"""
     rounding = 1e-9
-    return tuple(max(1, math.ceil(side * scale / patch - rounding)) for side in (height, width))
+    h, w = (max(1, math.ceil(side * scale / patch - rounding)) for side in (height, width))
+    return h, w
 
 
 def encoder_scale(height: int, width: int, patch: int, scale: float, most_patches: int) -> float:
@@ -195,7 +197,7 @@ def to_pixels(
         mean, std: of each channel, for values in [0, 1].
         scale: size at the encoder over the image's size.
     """
-    h, w = patch_size_of(*image.shape[:2], patch, scale)
+    h, w = patch_size_of(image.shape[0], image.shape[1], patch, scale)
     size = (w * patch, h * patch)
     if size != (image.shape[1], image.shape[0]):
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
@@ -217,7 +219,8 @@ def read_mask(path: str | Path) -> UInt8[np.ndarray, "H W"]:
                 f"the mask {path} has pixels of kind {image.mode}; expected a palette or 8-bit grey PNG whose values "
                 "are label numbers. Replace each colour by the number of its class."
             )
-        step = _GREY_STEPS.get(image.tile[0][3], 1) if image.tile else 1
+        tiles = getattr(image, "tile", [])
+        step = _GREY_STEPS.get(tiles[0][3], 1) if tiles else 1
         return np.array(image).astype(np.uint8) // np.uint8(step)
 
 
@@ -263,14 +266,14 @@ def _known_formats() -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | str, formats: tuple[str, ...] | None = None):
+def _opened(path: Path | str, formats: tuple[str, ...] | None = None) -> Iterator[Image.Image]:
     """The image with its header read and its size checked; any failure inside becomes one DataError."""
     with (
         _told(path, "PNG" if formats else "a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"),
         _regular(path) as file,
     ):
         _refuse_heic(path, file)
-        with Image.open(file, formats=formats or _known_formats()) as image:
+        with Image.open(cast(IO[bytes], file), formats=formats or _known_formats()) as image:
             yield _within_bounds(path, image)
 
 
@@ -291,7 +294,7 @@ def _refuse_heic(path: Path | str, file: io.BufferedIOBase) -> None:
 
 
 @contextlib.contextmanager
-def _told(path: Path | str, wanted: str = "an image"):
+def _told(path: Path | str, wanted: str = "an image") -> Iterator[None]:
     """Any failure inside as one DataError."""
     try:
         yield
@@ -338,9 +341,10 @@ def orientation(image: Image.Image) -> int:
         return 1
     try:
         found = Image.Image.getexif(image).get(_ORIENTATION)
-        if found is None and image.format == "PNG" and getattr(image, "fp", None) is not None:
+        file = getattr(image, "fp", None)
+        if found is None and image.format == "PNG" and file is not None:
             late = Image.Exif()
-            late.load(_late_exif(image.fp))
+            late.load(_late_exif(file))
             found = late.get(_ORIENTATION)
     except Exception:  # damaged metadata around good pixels: shown as stored
         return 1
@@ -386,7 +390,7 @@ def _alpha_is_data(path: Path | str, image: Image.Image) -> bool:
     """
     if image.mode != "RGBA":
         return False
-    if image.format == "TIFF" and not image.tag_v2.get(_EXTRA_SAMPLES):
+    if image.format == "TIFF" and not getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES):
         return True
     small = np.asarray(image.reduce(max(1, max(image.size) // _ALPHA_LOOK)) if max(image.size) > _ALPHA_LOOK else image)
     hidden = small[..., 3] < 128

@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from xml.parsers import expat
 
 import numpy as np
@@ -306,7 +307,7 @@ def _objects(path: Path, objects: Iterable[tuple[str, object]], source: Source) 
             columns = _columns(list(row), source.data.columns, path) if isinstance(row, dict) else None
         except DataError:
             columns = None
-        values = list(row.values()) if columns else []
+        values = list(row.values()) if columns and isinstance(row, dict) else []
         name = values[columns.image] if columns else None
         tags = values[columns.tags] if columns and columns.tags is not None else None
         if isinstance(name, str) and isinstance(tags, str):
@@ -395,7 +396,7 @@ def _wide(path: Path, file: io.BufferedReader, start: bytes) -> list[bytes]:
     return [f"{line}\n".encode("utf-8", "replace") for line in text.split("\n")]
 
 
-def _json(path: Path, wanted: str, **options) -> object:
+def _json(path: Path, wanted: str, **options: Any) -> Any:
     try:
         size = path.stat().st_size
         if size > MOST_JSON_BYTES:

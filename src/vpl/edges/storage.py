@@ -15,7 +15,7 @@ import posixpath
 import secrets
 import time
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 from urllib.parse import urlsplit
 
 from vpl.errors import ConfigError, DataError, RunError
@@ -239,7 +239,7 @@ def _protocol(url: str) -> str:
     return url.partition("://")[0]
 
 
-def _located(url: str):
+def _located(url: str) -> tuple[Any, Any]:
     """The file system and the path in it. URLs are never chained ("::"), whatever a file name holds."""
     import fsspec
 
