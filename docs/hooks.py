@@ -13,7 +13,7 @@ import inspect
 import os
 
 import vpl
-from vpl.cli import _parser
+from vpl.cli.commands import _parser
 from vpl.config import PRESETS, Config, Section
 
 WIDTH = "100"

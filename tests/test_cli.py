@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from vpl.cli import main
+from vpl.cli import commands, main
 from vpl.scenes.tree import write_tree
 
 
@@ -105,9 +108,9 @@ def test_another_configuration_redoes_what_it_changes_and_says_so(tree, tmp_path
 
 
 def test_help_is_quick_to_import():
-    code = "import sys; from vpl.cli import _parser; _parser(); print('torch' in sys.modules, 'numpy' in sys.modules)"
+    code = "import sys; from vpl.cli.commands import _parser; _parser(); print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False False"
+    assert done.stdout.strip() == "set()"
 
 
 def test_scenes_tree(tmp_path, capsys):
@@ -120,3 +123,94 @@ def test_without_steps_no_network_is_trained(tree, tmp_path, capsys):
     assert main(["run", str(tmp_path / "run"), *flags(tree), "--steps", "0"]) == 0
     assert "4 pseudo-masks" in capsys.readouterr().out
     assert not (tmp_path / "run" / "network").exists() and (tmp_path / "run" / "report.html").exists()
+
+
+# The program's edge
+
+
+def program(*arguments: str, **kept) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "vpl", *arguments], text=True, **kept)
+
+
+def drawn(folder: Path) -> list[str]:
+    return ["scenes", str(folder), "--train", "2", "--val", "1", "--size", "32"]
+
+
+def test_a_closed_error_stream_changes_nothing(tmp_path):
+    command = " ".join([sys.executable, "-m", "vpl", *drawn(tmp_path / "tree")])
+    done = subprocess.run(["sh", "-c", f"{command} 2>&-"], capture_output=True, text=True)
+    assert done.returncode == 0 and "2 + 1 scenes in" in done.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_a_full_error_stream_changes_no_status(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        assert program("run", str(tmp_path / "run"), "--set", "crf.rounds=many", stderr=full).returncode == 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+def test_output_that_can_not_be_written_is_told(tmp_path):
+    with Path("/dev/full").open("w") as full:
+        done = program(*drawn(tmp_path / "tree"), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2 and "can't be written" in done.stderr and "the work is done" in done.stderr
+    assert (tmp_path / "tree" / "train.csv").exists()
+
+
+def test_a_reader_that_has_gone_stops_nothing(tmp_path):
+    read, write = os.pipe()
+    os.close(read)
+    done = program(*drawn(tmp_path / "tree"), stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "") and (tmp_path / "tree" / "train.csv").exists()
+
+
+def test_a_mistake_of_our_own_keeps_its_traceback_and_has_a_status_of_its_own(monkeypatch, capsys):
+    def broken(given):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(commands, "run", broken)
+    assert main(["report", "run"]) == 70
+    told = capsys.readouterr().err
+    assert "Traceback" in told and "a mistake of vpl's own (ZeroDivisionError)" in told
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interruption_is_told_however_it_arrives(monkeypatch, capsys, wrapped):
+    def stopped(given):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            if wrapped:
+                raise ImportError("numpy could not be imported") from error
+            raise
+
+    monkeypatch.setattr(commands, "run", stopped)
+    assert main(["report", "run"]) == 130
+    assert capsys.readouterr().err == "vpl: interrupted; the same command goes on from here.\n"
+
+
+@pytest.mark.slow
+def test_interrupted_in_the_first_second(tmp_path):
+    for wait in (0.1, 0.3, 0.8):
+        one = subprocess.Popen(
+            [sys.executable, "-m", "vpl", "run", str(tmp_path / "run"), "--images", str(tmp_path), "--tags", "t.csv"],
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        time.sleep(wait)
+        one.send_signal(signal.SIGINT)
+        told = one.communicate(timeout=60)[1]
+        assert not re.search(r"vpl/(cli|runs|config|edges)", told), told  # Python itself may still be starting
+
+
+@pytest.mark.slow
+def test_names_are_utf8_whatever_the_locale(tree, tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    source = sorted((tree / "images" / "train").iterdir())[0]
+    (photos / "é.png").write_bytes(source.read_bytes())
+    (tmp_path / "tags.csv").write_text("file_name,tags\né.png,cup\n", encoding="utf-8")
+    given = ["labels", str(tmp_path / "run"), "--images", str(photos), "--tags", str(tmp_path / "tags.csv")]
+    plain = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    done = program(*given, "--set", "crf.rounds=1", env=plain, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "run" / "labels").iterdir()] == ["é.png"]

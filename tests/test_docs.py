@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vpl.cli import _parser
+from vpl.cli.commands import _parser
 from vpl.config import Config
 
 ROOT = Path(__file__).parent.parent

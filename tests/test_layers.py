@@ -83,7 +83,7 @@ def test_only_the_command_line_prints_and_exits():
             for node in ast.walk(ast.parse((SOURCE / path).read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
         }
-        if path.stem not in ("cli", "pretrain", "__main__"):
+        if path.parts[0] != "cli" and path.stem not in ("pretrain", "__main__"):
             assert not names & {"print", "exit", "input"}, path
 
 

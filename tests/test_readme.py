@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vpl import classes
-from vpl.cli import _parser
+from vpl.cli.commands import _parser
 from vpl.config import Config
 
 ROOT = Path(__file__).parent.parent

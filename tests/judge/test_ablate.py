@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from vpl.cli import _bar, main
+from vpl.cli import main
+from vpl.cli.commands import _bar
 from vpl.config import preset
 from vpl.errors import DataError
 from vpl.judge import ablate

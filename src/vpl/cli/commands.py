@@ -1,8 +1,4 @@
-"""The command line: a subcommand per stage, `run` for all of them.
-
-The only module that parses arguments, prints, catches errors and exits. Flags are made from the fields of `config`.
-Exit status: 0 all done, 1 done but some images were skipped, 2 a `VplError`, 130 interrupted.
-"""
+"""The commands: one per stage, `run` for all of them. Flags are made from the fields of `config`."""
 
 from __future__ import annotations
 
@@ -17,7 +13,7 @@ from typing import TYPE_CHECKING
 from vpl import __version__
 from vpl.config import PRESETS, Config, preset
 from vpl.edges import storage
-from vpl.errors import ConfigError, VplError
+from vpl.errors import ConfigError
 from vpl.exports import WAYS
 from vpl.machine import cores
 from vpl.runs.plan import Plan, told
@@ -65,26 +61,12 @@ STAGES = {
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):  # a file name may hold bytes that are no text
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status. Errors leave it as they are."""
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
     logging.addLevelName(logging.WARNING, "warning")
-    try:
-        return given.command(given)
-    except VplError as error:
-        print(f"vpl: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"vpl: {error.strerror or error}: {error.filename or 'while writing'}; mend it, then run the same "
-              "command again: finished work is kept.", file=sys.stderr)  # fmt: skip
-        return 2
-    except KeyboardInterrupt:
-        print("vpl: interrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
+    return given.command(given)
 
 
 def _parser() -> argparse.ArgumentParser:
