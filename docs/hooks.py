@@ -13,7 +13,7 @@ import inspect
 import os
 
 import vpl
-from vpl.cli.commands import _parser
+from vpl.cli.parser import parser
 from vpl.config import PRESETS, Config, Section
 
 WIDTH = "100"
@@ -32,7 +32,7 @@ def on_files(files, config):
 def command_line() -> str:
     """Every command with its help, as the program prints it."""
     os.environ["COLUMNS"] = WIDTH
-    whole = _parser()
+    whole = parser()
     lines = ["# The command line", "", "What `vpl --help` and `vpl COMMAND --help` print.", ""]
     lines += ["```text", whole.format_help().rstrip(), "```", ""]
     for name, one in commands(whole).items():

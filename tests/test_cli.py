@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from vpl.cli import commands, main
+from vpl.cli import commands, main, show
+from vpl.cli.parser import GROUPS, parser
+from vpl.config import Config, preset
+from vpl.judge.ablations import ABLATIONS
 from vpl.scenes.tree import write_tree
 
 
@@ -68,7 +72,7 @@ def test_images_that_fail_are_told_and_the_status_says_so(tree, tmp_path, capsys
     ]
     assert main(given) == 1
     told = capsys.readouterr()
-    assert f"skipped {broken.stem}" in told.err and "1 images skipped" in told.err
+    assert f"skipped {broken.stem}" in told.err and "1 image skipped" in told.err
     assert "3 pseudo-masks" in told.out
 
 
@@ -83,7 +87,7 @@ def test_images_that_fail_are_told_and_the_status_says_so(tree, tmp_path, capsys
         (["--set", "prototypes.phi"], "has no value; write --set KEY=VALUE"),
         (["--images", "nowhere"], "nowhere"),
         (["--max-side", "many"], "clip.max_side is 'many'; expected a whole number"),
-        (["--image-workers", "0"], "--image-workers is 0; expected at least 1"),
+        (["--image-workers", "0"], "--image-workers is 0; expected a whole number from 1 to 1024"),
         (["--clip", "no/such-clip-anywhere"], "no/such-clip-anywhere"),
         (["--config", "absent.toml"], "absent.toml can't be read"),
     ],
@@ -108,7 +112,7 @@ def test_another_configuration_redoes_what_it_changes_and_says_so(tree, tmp_path
 
 
 def test_help_is_quick_to_import():
-    code = "import sys; from vpl.cli.commands import _parser; _parser(); print({'torch', 'numpy'} & set(sys.modules))"
+    code = "import sys; from vpl.cli.parser import parser; parser(); print({'torch', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -123,6 +127,55 @@ def test_without_steps_no_network_is_trained(tree, tmp_path, capsys):
     assert main(["run", str(tmp_path / "run"), *flags(tree), "--steps", "0"]) == 0
     assert "4 pseudo-masks" in capsys.readouterr().out
     assert not (tmp_path / "run" / "network").exists() and (tmp_path / "run" / "report.html").exists()
+
+
+# Help
+
+
+@pytest.mark.parametrize("name", [name for group in GROUPS.values() for name in group])
+def test_every_command_has_help_with_an_example_that_parses(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args([name, "--help"])
+    told = capsys.readouterr().out
+    example = told.rpartition("example:\n  vpl ")[2]
+    assert ended.value.code == 0 and "None" not in told and "True" not in told
+    assert parser().parse_args(shlex.split(example)).name == name
+
+
+def test_every_default_is_told(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["ablate", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    for words in ("(default: 3)", "(default: 60)", "(default: 96)", "(default: 8)", "(default: 30000)", "of web-flat,"):
+        assert words in told
+    assert all(name in told for name in ABLATIONS)
+
+
+def test_config_prints_every_value_with_source_and_meaning(tmp_path, capsys):
+    assert main(["config", "--preset", "scenes", "--set", "prototypes.phi=0.4"]) == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "config.toml").write_text(printed, encoding="utf-8")
+    assert Config.from_toml(tmp_path / "config.toml") == preset("scenes").with_values({"prototypes.phi": 0.4})
+    assert re.search(r"^prototypes.phi = 0.4 +# yours \(default 0.5, ours\): Φ", printed, re.MULTILINE)
+    assert main(["config", str(tmp_path)]) == 0 and "prototypes.phi = 0.4 " in capsys.readouterr().out
+    assert main(["config", str(tmp_path / "absent")]) == 2
+
+
+def test_a_run_folder_is_named_once(tmp_path, capsys):
+    given = ["--images", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["predict", *given]) == main(["predict", "a", "--model", "b", *given]) == 2
+    assert capsys.readouterr().err.count("expected one run folder") == 2
+
+
+def test_columns_of_a_table_stand_below_each_other():
+    row = {"miou": 0.5, "pixel_accuracy": 1.0}
+    rows = [
+        row | {"name": "text seeds"},
+        row | {"name": "network, multi-scale + flip + CRF, a long name", "miou": None},
+    ]
+    lines = show.table({"split": "train", "images": 1, "rows": rows}).splitlines()
+    assert lines[0].startswith("train, 1 image ") and len({len(line) for line in lines}) == 1
+    assert lines[1].endswith(" 50.0            100.0") and "  –  " in lines[2]
 
 
 # The program's edge

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from vpl.cli.commands import _parser
+from vpl.cli.parser import parser
 from vpl.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -51,9 +51,9 @@ def test_commands_parse(content):
         words = shlex.split(line)
         program = words[0].removeprefix(".venv/bin/")
         if program == "vpl":
-            _parser().parse_args(words[1:])
+            parser().parse_args(words[1:])
         elif program == "accelerate":
-            _parser().parse_args(words[words.index("vpl") + 1 :])
+            parser().parse_args(words[words.index("vpl") + 1 :])
         elif program == "make":
             assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
         else:
@@ -62,7 +62,7 @@ def test_commands_parse(content):
 
 
 def test_commands_and_keys_in_the_text_exist():
-    commands = GENERATED["commands"](_parser())
+    commands = GENERATED["commands"](parser())
     for page, text in PAGES.items():
         for name in re.findall(r"`vpl ([a-z]+)", text):
             assert name in commands, f"{page}: vpl {name}"
@@ -158,7 +158,7 @@ def test_the_reference_names_every_command_value_and_name():
     import vpl
 
     made = {name: make() for name, make in GENERATED["PAGES"].items()}
-    assert all(f"\n## vpl {name}\n" in made["reference/cli.md"] for name in GENERATED["commands"](_parser()))
+    assert all(f"\n## vpl {name}\n" in made["reference/cli.md"] for name in GENERATED["commands"](parser()))
     for key in Config().flat():
         if not key.startswith("validation."):
             assert f"| `{key.rpartition('.')[2]}` |" in made["reference/configuration.md"], key

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from vpl import classes
-from vpl.cli.commands import _parser
+from vpl.cli.parser import parser
 from vpl.config import Config
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +35,7 @@ def commands() -> list[str]:
 
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line):
-    _parser().parse_args(shlex.split(line)[1:])
+    parser().parse_args(shlex.split(line)[1:])
 
 
 def test_there_are_commands():

@@ -48,6 +48,10 @@ FAST_COLOUR = 1.3  # ours: widens σ_rgb of mode "fast", whose averaged colours 
 FAST_SMOOTH = 1.2  # ours: widens the smoothness kernel of mode "fast"; both chosen for labels equal to exact ones
 GONE = frozenset({"train.cache_gb"})
 """Values of earlier versions that shaped no result: files that still hold them are read."""
+TUNE_IMAGES = 60  # ours: images that thresholds are chosen on
+ABLATION_SETS, ABLATION_IMAGES = 3, 60  # ours: sets of images that a setting is measured on, and images in each
+ABLATION_STYLE, SCENE_SIDE = "demo", 96  # ours: drawn scenes where nothing else is said; the side in pixels
+MOST_WORKERS = 1024  # threads of a kind
 MOST_TOML_BYTES = 2**20  # longer configuration files are refused
 REGIONS_AT_ONCE = 4096  # ours: more regions are learned from in parts, a core each, added up in order
 
@@ -92,23 +96,28 @@ def _checked(name: str, given: Any, kind: Any, metadata: Mapping[Any, Any]) -> A
         if isinstance(given, str) and kind == tuple[str, ...]:
             given = (given,)
         if isinstance(given, str) or not isinstance(given, Iterable):
-            raise ConfigError(f"{name} is {given!r}; expected a list. Write it as [a, b].")
+            raise ConfigError(f"{name} is {_told(given)}; expected a list. Write it as [a, b].")
         member = typing.get_args(kind)[0]
         return tuple(_checked(name, item, member, metadata) for item in given)
     if kind is float and type(given) is int:
         given = float(given) if abs(given) < 2**1000 else math.inf
     if type(given) is not kind:
-        raise ConfigError(f"{name} is {given!r}; expected {_kind_words(kind)}.")
+        raise ConfigError(f"{name} is {_told(given)}; expected {_kind_words(kind)}.")
     if kind is str and not given.isascii() and any("\ud800" <= letter <= "\udfff" for letter in given):
-        raise ConfigError(f"{name} is {given!r}, which is no valid UTF-8; rename the file or folder.")
+        raise ConfigError(f"{name} is {_told(given)}, which is no valid UTF-8; rename the file or folder.")
     if kind is float and not math.isfinite(given):
-        raise ConfigError(f"{name} is {given!r}; expected a finite number.")
+        raise ConfigError(f"{name} is {_told(given)}; expected a finite number.")
     low, high, choices = metadata["low"], metadata["high"], metadata["choices"]
     if choices and given not in choices:
-        raise ConfigError(f"{name} is {given!r}; expected one of {', '.join(map(str, choices))}.")
+        raise ConfigError(f"{name} is {_told(given)}; expected one of {', '.join(map(str, choices))}.")
     if low is not None and not low <= given <= high:
-        raise ConfigError(f"{name} is {given!r}; expected {_kind_words(kind)} from {low} to {high}.")
+        raise ConfigError(f"{name} is {_told(given)}; expected {_kind_words(kind)} from {low} to {high}.")
     return given
+
+
+def _told(given: object) -> str:
+    """A value as it is written in TOML, where that is another word than Python's."""
+    return str(given).lower() if isinstance(given, bool) else repr(given)
 
 
 def _kind_words(kind: type) -> str:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from vpl.cli import main
-from vpl.cli.commands import _bar
+from vpl.cli.show import bar
 from vpl.config import preset
 from vpl.errors import DataError
 from vpl.judge import ablate
@@ -178,7 +178,7 @@ def test_the_command(tmp_path, capsys):
     assert "2 sets of 2 images" in printed and "labels-background_exponent.csv" in printed
 
 
-def test_the_bar_counts_settings(monkeypatch):
+def test_thebar_counts_settings(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    units = {words: _bar([], 0, words).unit for words in ("ablate", "train", "pseudo-masks")}
+    units = {words: bar([], 0, words).unit for words in ("ablate", "train", "pseudo-masks")}
     assert units == {"ablate": "setting", "train": "step", "pseudo-masks": "image"}

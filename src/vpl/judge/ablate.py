@@ -24,7 +24,7 @@ import numpy as np
 
 from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
-from vpl.config import Config, preset
+from vpl.config import ABLATION_SETS, Config, preset
 from vpl.edges import storage
 from vpl.errors import ConfigError
 from vpl.judge.ablated import LEARNED, Ablated, Cell
@@ -39,7 +39,6 @@ from vpl.progress import Progress, silent
 from vpl.runs.files import read_json, scores_of, write_json
 from vpl.runs.stages import Run, dataset_of
 
-SETS = 3
 SECTIONS = ("clip", "prompts", "seeds", "prototypes", "refine", "labels", "crf")
 """Sections that shape masks."""
 NETWORK_SECTIONS = (*SECTIONS, "decoder", "rsc", "train", "predict")
@@ -61,7 +60,7 @@ def ablate(
     base: Config,
     sources: Sequence[Scenes | OwnData],
     *,
-    sets: int = SETS,
+    sets: int = ABLATION_SETS,
     device: str = "auto",
     workers: int = 2,
     progress: Progress = silent,

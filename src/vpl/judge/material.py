@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
-from vpl.config import Config
+from vpl.config import ABLATION_IMAGES, ABLATION_STYLE, SCENE_SIDE, Config
 from vpl.edges import images
 from vpl.edges.truth import read_truth
 from vpl.errors import DataError
@@ -24,7 +24,6 @@ from vpl.runs.stages import dataset_of, split_of
 from vpl.scenes.draw import draw
 from vpl.scenes.tree import write_tree
 
-IMAGES, SIDE, STYLE = 60, 96, "demo"
 FIRST_SEED = 1000
 """Scene seeds of the sets start here, away from those that the embedded CLIP was trained on."""
 
@@ -53,9 +52,9 @@ class ImageSet:
 class Scenes:
     """Sets of drawn scenes: set number n has the scenes of seed `FIRST_SEED` + n that have tags."""
 
-    style: str = STYLE
-    count: int = IMAGES
-    side: int = SIDE
+    style: str = ABLATION_STYLE
+    count: int = ABLATION_IMAGES
+    side: int = SCENE_SIDE
 
     @property
     def group(self) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.config import Config
+from vpl.config import TUNE_IMAGES, Config
 from vpl.errors import RunError, VplError
 from vpl.judge import committee
 from vpl.judge.bench import Bench
@@ -32,8 +32,6 @@ from vpl.runs.folder import log
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
 
-IMAGES = 60
-"""Images that the choice is made on, spread evenly over the list."""
 AGREED = 0.95
 """Share of the kept pixels that must keep their label when the image is mirrored. [ours]"""
 
@@ -197,7 +195,7 @@ def tune(
     *,
     device: str = "auto",
     workers: int = 2,
-    count: int = IMAGES,
+    count: int = TUNE_IMAGES,
     progress: Progress = silent,
 ) -> Tuned:
     """Choose the values for a run's images and write them, with the reasons, into config.toml and tune.json.

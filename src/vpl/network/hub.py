@@ -5,7 +5,7 @@
     preprocessor_config.json  how a photograph becomes the network's input
     README.md                 a model card: classes, measured numbers, the CLIP it was made from
 
-`read` gives the same network back, so that `vpl.load(folder)` and `vpl predict --model folder` need nothing else. A
+`read` gives the same network back, so that `vpl.load(folder)` and `vpl predict folder` need nothing else. A
 student is written by transformers itself: then AutoModelForSemanticSegmentation loads the folder too. CLIP's text tower
 lies in the folder, so that the hash of the weights can be checked; its tokenizer does not.
 """

@@ -11,14 +11,15 @@ import numpy as np
 from PIL import Image
 
 from vpl.classes import scenes
+from vpl.config import ABLATION_STYLE, SCENE_SIDE
 from vpl.edges import vocxml
 from vpl.errors import DataError
 from vpl.scenes.draw import Scene, check, draw
 
 
 def write_tree(
-    folder: str | Path, count: int | dict[str, int], *, seed: int = 0, style: str = "demo", size: int = 96,
-    layout: str = "folder",
+    folder: str | Path, count: int | dict[str, int], *, seed: int = 0, style: str = ABLATION_STYLE,
+    size: int = SCENE_SIDE, layout: str = "folder",
 ) -> Path:  # fmt: skip
     """Write scenes that have tags, as files of a data set, and return the folder.
 
