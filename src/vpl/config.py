@@ -54,6 +54,11 @@ ABLATION_STYLE, SCENE_SIDE = "demo", 96  # ours: drawn scenes where nothing else
 MOST_WORKERS = 1024  # threads of a kind
 MOST_TOML_BYTES = 2**20  # longer configuration files are refused
 REGIONS_AT_ONCE = 4096  # ours: more regions are learned from in parts, a core each, added up in order
+NACLIP_STD = 5.0  # reference: std of NACLIP's neighbourhood, patches
+PAR_DILATIONS = (1, 2, 4, 8, 12, 24)  # reference: PAR's steps to its neighbours, pixels
+PAR_COLOUR = 0.3  # reference: w1, the width of PAR's kernels
+PAR_PLACE = 0.01  # reference: w2, the weight of distances in PAR
+PAR_ROUNDS = 20  # reference: PAR's iterations in WeCLIP
 
 
 def value(

@@ -1,0 +1,99 @@
+"""PAR: masks that follow the photograph by its own colours, pixel by pixel, without a lattice. [ref]
+
+    kernel_n = softmax_n( − mean over channels of ( |x_n − x| / (std_c + 1e-8) / w1 )² )
+             + w2 · softmax_n( − ( dist_n / (std + 1e-8) / w1 )² )
+    masks <- Σ_n kernel_n · masks_n,   again and again
+
+n runs over eight directions times the dilations, edges repeated, the pixel itself left out; std_c is the deviation of
+the neighbours' colours at that pixel, std that of their distances. AFA's and WeCLIP's refiner (arXiv 2203.02664,
+2406.11189); METHOD.md 5b; tests/golden/README-2.md B. The weights of a pixel sum to 1 + w2, so masks grow by that
+factor each time, as the reference's do: compare them, but take no threshold. An affine change of the colours changes
+nothing.
+
+Letters: N images, K masks of an image, H W pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vpl.config import PAR_COLOUR, PAR_DILATIONS, PAR_PLACE, PAR_ROUNDS
+from vpl.errors import DataError
+
+_EPS = 1e-8
+_DIRECTIONS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
+
+
+@torch.no_grad()
+def par(
+    images: Float[Tensor, "N 3 _ _"],
+    masks: Float[Tensor, "N K H W"],
+    rounds: int = PAR_ROUNDS,
+    dilations: Sequence[int] = PAR_DILATIONS,
+    colour: float = PAR_COLOUR,
+    place: float = PAR_PLACE,
+) -> Float[Tensor, "N K H W"]:
+    """Masks of N images after so many rounds, on the device of the masks.
+
+    Args:
+        images: RGB of any range; of another size than the masks, they are resized to it (bilinear, aligned corners).
+        masks: any scores; rows need not sum to 1.
+        rounds: 0 gives the masks back.
+        dilations: steps to the neighbours, pixels.
+        colour: w1, the width of both kernels.
+        place: w2, the weight of the distances.
+
+    Raises:
+        DataError: there are not as many images as sets of masks.
+    """
+    if len(images) != len(masks):
+        raise DataError(f"there are {len(images)} images and {len(masks)} sets of masks; expected one set an image.")
+    if not rounds or not masks.numel():
+        return masks
+    images = images.to(masks)
+    if images.shape[2:] != masks.shape[2:]:
+        images = F.interpolate(images, size=masks.shape[2:], mode="bilinear", align_corners=True)
+    kernel = _kernel(images, dilations, colour, place)
+    for _ in range(rounds):
+        spread = torch.zeros_like(masks)
+        for weights, neighbour in zip(kernel, _neighbours(masks, dilations), strict=True):
+            spread.addcmul_(weights, neighbour)
+        masks = spread
+    return masks
+
+
+def _neighbours(planes: Float[Tensor, "N C H W"], dilations: Sequence[int]) -> Iterator[Float[Tensor, "N C H W"]]:
+    """The planes as each neighbour has them: dilation by dilation, eight directions each."""
+    H, W = planes.shape[2:]
+    most = max(dilations)
+    padded = F.pad(planes, (most,) * 4, mode="replicate")
+    for step in dilations:
+        for down, across in _DIRECTIONS:
+            top, left = most + down * step, most + across * step
+            yield padded[:, :, top : top + H, left : left + W]
+
+
+def _kernel(
+    images: Float[Tensor, "N 3 H W"], dilations: Sequence[int], colour: float, place: float
+) -> Float[Tensor, "n N 1 H W"]:
+    count = len(dilations) * len(_DIRECTIONS)
+    mean = torch.zeros_like(images)
+    for one in _neighbours(images, dilations):
+        mean += one - images  # around the pixel, so that sums of squares lose nothing
+    mean /= count
+    square = torch.zeros_like(images)
+    for one in _neighbours(images, dilations):
+        square += (one - images - mean).square()
+    scale = 1 / ((square / (count - 1)).sqrt() + _EPS) / colour
+    weights = torch.stack(
+        [-((one - images) * scale).square().mean(1, keepdim=True) for one in _neighbours(images, dilations)]
+    ).softmax(0)
+    lengths = torch.tensor([step * math.hypot(*direction) for step in dilations for direction in _DIRECTIONS])
+    nearness = (-(lengths / (lengths.std() + _EPS) / colour).square()).softmax(0)
+    return weights + place * nearness.to(weights)[:, None, None, None, None]

@@ -1,0 +1,120 @@
+"""Dense patch features: the last block's attention replaced, so that a patch hears those that are like it.
+
+With x the stream that enters the last block, q k v of LN1(x) for all T tokens, s = 1/√d, O Wout + b the block's output
+projection and F(y) = y + MLP(LN2(y)):
+
+    SCLIP      F(x + out( (softmax(s q qᵀ) + softmax(s k kᵀ)) v ))         arXiv 2312.01597
+    ClearCLIP      out( softmax(s q qᵀ) v )                                arXiv 2407.12442
+    NACLIP         out( softmax(s k kᵀ + G) v )                            arXiv 2404.08181
+    MaskCLIP       out( v )                                                arXiv 2112.01071
+    plain      F(x + out( softmax(s q kᵀ) v ))                             CLIP itself
+
+then LN-post, the projection, and the class token dropped. SCLIP's two softmaxes are added, not halved. G is
+exp(−δ² / 2 std²) between patches that are δ apart, not multiplied by s; the class token's row and column are 0.
+METHOD.md 5b; tests/golden/README-2.md A. [ref] None costs an encoding: all start from what `FrozenClip.encode` keeps.
+
+Letters: N images, T = 1 + hw tokens, D joint width, d columns of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from vpl.clip.block import CPU_SCORES_AT_ONCE, GPU_SCORES_AT_ONCE, LastBlock, activate, linear
+from vpl.clip.towers import ImageTower
+from vpl.config import NACLIP_STD
+from vpl.errors import ConfigError
+
+_QUERY, _KEY, _VALUE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How the last block's attention is replaced.
+
+    Attributes:
+        pairs: places in q, k, v whose products are softmaxed and added; none: a patch hears itself alone.
+        std: of G, in patches; None: no G.
+        whole: the residual stream and the MLP are kept.
+    """
+
+    pairs: tuple[tuple[int, int], ...]
+    std: float | None = None
+    whole: bool = False
+
+
+LIKENESS: Mapping[str, Likeness] = MappingProxyType(
+    {
+        "sclip": Likeness(((_QUERY, _QUERY), (_KEY, _KEY)), whole=True),
+        "clearclip": Likeness(((_QUERY, _QUERY),)),
+        "naclip": Likeness(((_KEY, _KEY),), std=NACLIP_STD),
+        "maskclip": Likeness(()),
+        "plain": Likeness(((_QUERY, _KEY),), whole=True),
+    }
+)
+"""Name -> how. A new one is one line."""
+
+
+@torch.no_grad()
+def dense(
+    tower: ImageTower, last: LastBlock, grid: tuple[int, int], likeness: Likeness | str
+) -> Float[Tensor, "N hw D"]:
+    """Projected patch features (N, hw, D) float32, row-major, not normalised.
+
+    Args:
+        tower: the image tower whose last block this is.
+        last: the inside of its last block, as `FrozenClip.encode` keeps it.
+        grid: (h, w) patches.
+        likeness: one of `LIKENESS`, or its name.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if isinstance(likeness, str):
+        if likeness not in LIKENESS:
+            raise ConfigError(f"the likeness of patches is {likeness!r}; expected one of {', '.join(LIKENESS)}.")
+        likeness = LIKENESS[likeness]
+    block = tower.blocks[-1]
+    heard = _heard(last.qkv, likeness, grid) if likeness.pairs else last.qkv[:, :, _VALUE]
+    y = linear(block.out, heard.flatten(2)).float()
+    if likeness.whole:
+        y = last.residual + y
+        hidden = linear(block.up, block.ln2(y).to(last.qkv.dtype))
+        y = y + linear(block.down, activate(hidden, block.activation))
+    return tower.ln_post(y[:, 1:]) @ tower.projection
+
+
+def _heard(
+    qkv: Float[Tensor, "N T 3 heads d"], likeness: Likeness, grid: tuple[int, int]
+) -> Float[Tensor, "N T heads d"]:
+    """What each token hears; weights live for one image and a few rows at a time."""
+    _, tokens, _, heads, depth = qkv.shape
+    at_once = CPU_SCORES_AT_ONCE if qkv.device.type == "cpu" else GPU_SCORES_AT_ONCE
+    rows = min(tokens, max(16, at_once // (heads * tokens)))
+    near = None if likeness.std is None else F.pad(_nearness(grid, likeness.std).to(qkv), (1, 0, 1, 0))
+    result = torch.empty_like(qkv[:, :, _VALUE])
+    for n, image in enumerate(qkv):
+        parts = image.permute(1, 2, 0, 3)  # 3, heads, T, d
+        for row in range(0, tokens, rows):
+            these = slice(row, row + rows)
+            weights = torch.zeros((), device=qkv.device, dtype=qkv.dtype)
+            for one, other in likeness.pairs:
+                scores = (parts[one][:, these] * depth**-0.5) @ parts[other].transpose(1, 2)
+                weights = weights + torch.softmax(scores if near is None else scores + near[these], 2)
+            result[n, these] = (weights @ parts[_VALUE]).transpose(0, 1)
+    return result
+
+
+def _nearness(grid: tuple[int, int], std: float) -> Float[Tensor, "hw hw"]:
+    """G between the patches."""
+    down, across = (
+        torch.exp(-((torch.arange(side)[:, None] - torch.arange(side)) ** 2) / (2 * std**2)) for side in grid
+    )
+    return torch.kron(down, across)
