@@ -416,7 +416,7 @@ def test_images_that_cant_be_used_are_told_and_left_out(to, tmp_path, capsys):
         "the label 4",
     ):
         assert words in told.err
-    assert told.out == f"1 images with masks in {tmp_path / 'out'}\n"
+    assert told.out == f"1 image with masks in {tmp_path / 'out'}\n"
     assert len(json.loads((tmp_path / "out" / exports.MARK).read_text(encoding="utf-8"))["skipped"]) == 5
 
 

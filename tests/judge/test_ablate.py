@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import sys
 from xml.etree import ElementTree
 
 import pytest
@@ -178,7 +179,7 @@ def test_the_command(tmp_path, capsys):
     assert "2 sets of 2 images" in printed and "labels-background_exponent.csv" in printed
 
 
-def test_thebar_counts_settings(monkeypatch):
+def test_the_bar_counts_settings(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     units = {words: bar([], 0, words).unit for words in ("ablate", "train", "pseudo-masks")}
     assert units == {"ablate": "setting", "train": "step", "pseudo-masks": "image"}

@@ -218,7 +218,7 @@ def _scenes(one: argparse.ArgumentParser) -> None:
     one.add_argument("out", type=Path, metavar="DIR", help="a new or empty folder")
     _count(one, "--train", 200, "training images")
     _count(one, "--val", 100, "held-out images")
-    one.add_argument("--style", default=ABLATION_STYLE, choices=tuple(STYLES), help=_default("drawing style", "demo"))
+    one.add_argument("--style", default=ABLATION_STYLE, metavar="STYLE", help=_styles())
     one.add_argument(
         "--size", type=_whole("--size", 16, 1024), default=SCENE_SIDE, metavar="N",
         help=_default("side in pixels", SCENE_SIDE),
@@ -235,8 +235,8 @@ def _ablate(one: argparse.ArgumentParser) -> None:
     _out(one, "ablation", "DIR", "where tables and figures go", dest="folder")
     drawn = one.add_argument_group("drawn scenes, where no --images are given")
     drawn.add_argument(
-        "--styles", nargs="+", metavar="STYLE", choices=tuple(STYLES),
-        help=_default(f"of {', '.join(STYLES)}", ABLATION_STYLE),
+        "--styles", nargs="+", metavar="STYLE",
+        help=_styles(),
     )  # fmt: skip
     _count(drawn, "--sets", ABLATION_SETS, "sets of images")
     _count(drawn, "--count", ABLATION_IMAGES, "images in each set")
@@ -322,6 +322,10 @@ def _whole(flag: str, low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _styles() -> str:
+    return _default(f"of {', '.join(STYLES)}", ABLATION_STYLE)
 
 
 def _ways() -> str:

@@ -111,7 +111,7 @@ def label_map(classes: ClassSet, palette: Sequence[tuple[int, int, int]]) -> str
     return "".join(["# label:color_rgb:parts:actions\n", *rows])
 
 
-def named_colors(classes: ClassSet, palette) -> list[tuple[str, tuple[int, int, int]]]:
+def named_colors(classes: ClassSet, palette: Sequence[tuple[int, int, int]]) -> list[tuple[str, tuple[int, int, int]]]:
     labels = (*range(len(classes) + 1), IGNORE)
     return list(zip(("background", *classes.names, IGNORED), (palette[label] for label in labels), strict=True))
 
@@ -139,7 +139,7 @@ def _plain_suffix(path: Path) -> str:
             upright = images.orientation(image) == 1
         except Exception:  # damaged metadata around good pixels: some tools may turn it
             upright = False
-        return SUFFIXES.get(image.format, "") if plain and upright else ""
+        return SUFFIXES.get(image.format or "", "") if plain and upright else ""
 
 
 def ready(path: Path) -> Path:

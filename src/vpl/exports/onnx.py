@@ -54,6 +54,9 @@ class Graph(nn.Module):
         self.register_buffer("mean", torch.tensor(card.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(card.std)[:, None, None], persistent=False)
 
+    mean: Tensor
+    std: Tensor
+
     def forward(self, image: UInt8[Tensor, "H W 3"]) -> UInt8[Tensor, "H W"]:
         height, width, _ = image.shape
         longest = torch.sym_max(torch.sym_max(height, width), self.longest)
@@ -90,7 +93,8 @@ class _Traced(Sight):
     @property
     def blocks(self) -> list[Float[Tensor, "1 hw width"]]:
         """Patch tokens that leave each block of CLIP, as `FrozenClip.encode` has them."""
-        (h, w), side, tower = self._grid, self._clip.patch, self._clip.image
+        clip: Any = self._clip  # a head that asks for blocks has one
+        (h, w), side, tower = self._grid, clip.patch, clip.image
         rows = self.pixels[0].reshape(3, h, side, w, side).permute(1, 3, 0, 2, 4).reshape(1, h * w, 3 * side * side)
         known = round((tower.positions.shape[0] - 1) ** 0.5)
         square = tower.positions[1:].T.reshape(1, -1, known, known)
@@ -120,7 +124,7 @@ def resize(
     return _eight_bits(rows @ _eight_bits(image @ columns.T))
 
 
-def _weights(old: int, new: int, kernel, support: int) -> Float[Tensor, "new old"]:
+def _weights(old: int, new: int, kernel: Callable[[Tensor], Tensor], support: int) -> Float[Tensor, "new old"]:
     """What each new pixel takes of each old one; rows sum to 1. The kernel ends where Pillow's does."""
     step = torch.full((), old, dtype=torch.float64) / new
     stretch = step.clamp(min=1.0)
@@ -172,7 +176,7 @@ def write(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
+            program: Any = torch.onnx.export(
                 network, (example,), dynamo=True, dynamic_shapes=({0: any_size, 1: any_size},), input_names=["image"],
                 output_names=["labels"], opset_version=OPSET, verbose=False,
             )  # fmt: skip

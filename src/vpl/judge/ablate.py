@@ -199,7 +199,7 @@ def _train(
     if isinstance(source, Scenes):
         if not (place / "data").exists():
             source.tree(material.number, place / "data")
-        paths = {}
+        paths: dict[str, object] = {}
         for section, split in (("data", "train"), ("validation", "val")):
             paths |= {
                 f"{section}.images": str(place / "data" / "images" / split),

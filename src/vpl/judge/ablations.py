@@ -34,7 +34,7 @@ class Setting:
     values: tuple[tuple[str, object], ...]
 
     @classmethod
-    def of(cls, name: str, **values) -> Setting:
+    def of(cls, name: str, **values: object) -> Setting:
         """Dots in keys are written as two underscores."""
         return cls(name, tuple((key.replace("__", "."), one) for key, one in values.items()))
 
@@ -71,9 +71,9 @@ class Ablation:
         return self.row in NETWORK
 
 
-def sweep(name: str, question: str, key: str, values: Sequence[object], **more) -> Ablation:
+def sweep(name: str, question: str, key: str, values: Sequence[object], row: str = "crf", marked: str = "") -> Ablation:
     """An ablation of one value of the configuration."""
-    return Ablation(name, question, tuple(Setting(short(one), ((key, one),)) for one in values), **more)
+    return Ablation(name, question, tuple(Setting(short(one), ((key, one),)) for one in values), row, marked)
 
 
 def short(value: object) -> str:

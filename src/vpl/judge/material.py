@@ -65,13 +65,16 @@ class Scenes:
 
     def load(self, number: int) -> ImageSet:
         """Draw the set."""
-        classes, views, truths, place = scene_classes(), [], [], 0
+        classes, place = scene_classes(), 0
+        views: list[View] = []
+        truths: list[UInt8[np.ndarray, "H W"]] = []
         while len(views) < self.count:
             scene = draw(FIRST_SEED + number, place, self.style, self.side)
             place += 1
-            if scene.tags:
+            if scene.tags and scene.mask is not None:
                 tags = tuple(classes.index(tag) for tag in scene.tags)
-                views.append(View(scene.image, tags, scene.mask.shape))
+                rows, columns = scene.mask.shape
+                views.append(View(scene.image, tags, (rows, columns)))
                 truths.append(scene.mask)
         return ImageSet(self.style, number, "train", classes, tuple(views), tuple(truths), self.identity(number))
 

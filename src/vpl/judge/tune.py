@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -50,9 +51,9 @@ Score = Callable[[Bench, Config], Float[np.ndarray, " images"]]
 
 def grids(config: Config) -> dict[str, tuple[float, ...]]:
     """The values to try, the configured ones among them, in ascending order."""
-    flat, found = config.flat(), {}
+    found = {}
     for key, values in GRIDS.items():
-        own = flat[key]
+        own = _number(config, key)
         tried = [own * one for one in values] if key == "prototypes.image_temperature" else [*values, own]
         found[key] = tuple(sorted({round(one, 6) for one in tried}))
     return found
@@ -126,6 +127,11 @@ def choose(
     return Tuned(config, tuple(choices), len(bench.views))
 
 
+def _number(config: Config, key: str) -> float:
+    value: Any = config.flat()[key]
+    return value
+
+
 def _matters(key: str, config: Config) -> bool:
     """Whether a value changes anything under this configuration."""
     if key.startswith("prototypes."):
@@ -134,7 +140,7 @@ def _matters(key: str, config: Config) -> bool:
 
 
 def _choose_one(bench: Bench, config: Config, key: str, values: Sequence[float], score: Score) -> Choice:
-    default = config.flat()[key]
+    default = _number(config, key)
     made = {one: score(bench, config.with_values({key: one})) for one in sorted({*values, default})}
     tried = {f"{one:g}": float(np.nanmean(found)) for one, found in made.items()}
     best = max([default, *made], key=lambda one: np.nanmean(made[one]))
@@ -185,7 +191,8 @@ def agreement_by_confidence(
 def _probabilities(cam: Tensor, view: View, config: Config) -> tuple[Tensor, Tensor]:
     """Probability and place of the most probable label after the CRF, (H, W)."""
     _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
-    return tuple(crf.dense_crfs([view.image], [scores], config.crf)[0].max(dim=0))
+    sure, label = crf.dense_crfs([view.image], [scores], config.crf)[0].max(dim=0)
+    return sure, label
 
 
 # ------------------------------------------------------------------------------------------------------------------ run
@@ -216,10 +223,11 @@ def tune(
                 raise RunError(f"{folder / 'tune.json'} is damaged ({error}); delete it to choose again.") from error
         bench = _bench(run, count, workers)
         made = choose(bench, config, progress=progress)
-        choices = [dataclasses.asdict(one) for one in made.choices]
         run.config = made.config
         run.settle()
-        write_json(folder / "tune.json", {"images": made.images, "choices": choices})
+        write_json(
+            folder / "tune.json", {"images": made.images, "choices": list(map(dataclasses.asdict, made.choices))}
+        )
         run.settle()  # the reasons go into config.toml
     return made
 

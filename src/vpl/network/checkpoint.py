@@ -63,7 +63,7 @@ def check_same(found: Mapping[str, Any], wanted: Settings, folder: Path) -> None
     Raises:
         RunError: a setting differs; the message names it.
     """
-    there = Config().flat() | found
+    there: dict[str, Any] = Config().flat() | dict(found)
     different = [key for key in wanted if there.get(key) != wanted[key]]
     if different:
         shown = "; ".join(f"{key}: {there.get(key)!r} there, {wanted[key]!r} now" for key in different)

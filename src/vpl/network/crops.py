@@ -112,18 +112,18 @@ def load_crop(
         mask = np.asarray(Image.fromarray(mask).resize(image.shape[1::-1], Image.Resampling.NEAREST))
     scatter = train.flip or train.scale_low != 1.0 or train.scale_high != 1.0
     zoom = sizes.scale * generator.uniform(train.scale_low, train.scale_high)
-    fill = tuple(round(255 * channel) for channel in clip.mean)
-    image, mask, placed, whole = cut(image, mask, zoom, side, fill, generator, scatter=scatter)
-    inside = np.zeros((side, side), np.float32)
-    inside[placed] = 1.0
+    red, green, blue = (round(255 * channel) for channel in clip.mean)
+    image, mask, placed, whole = cut(image, mask, zoom, side, (red, green, blue), generator, scatter=scatter)
+    covered = np.zeros((side, side), np.float32)
+    covered[placed] = 1.0
     if train.flip and generator.random() < 0.5:
-        image, mask, inside = image[:, ::-1], mask[:, ::-1], inside[:, ::-1]
+        image, mask, covered = image[:, ::-1], mask[:, ::-1], covered[:, ::-1]
     tags = torch.zeros(len(classes), dtype=torch.bool)
     tags[[classes.index(tag) for tag in item.tags]] = True
     shown = torch.zeros(256, dtype=torch.bool)
     shown[np.unique(mask).tolist()] = True
     pixels = images.to_pixels(np.ascontiguousarray(image), clip.patch, clip.mean, clip.std)
-    inside = torch.from_numpy(np.ascontiguousarray(inside))
+    inside = torch.from_numpy(np.ascontiguousarray(covered))
     return Crop(
         pixels=torch.where(inside > 0, pixels, 0.0),
         target=torch.from_numpy(np.ascontiguousarray(mask)),
@@ -170,9 +170,9 @@ def cut(
     rows, columns = (slice(place[axis], place[axis] + size[axis]) for axis in (0, 1))
     canvas = np.empty((side, side, 3), np.uint8)
     canvas[:] = fill
-    canvas[rows, columns] = Image.fromarray(image).resize(goal, Image.Resampling.BICUBIC, region)
+    canvas[rows, columns] = np.asarray(Image.fromarray(image).resize(goal, Image.Resampling.BICUBIC, region))
     labels = np.full((side, side), IGNORE, np.uint8)
-    labels[rows, columns] = Image.fromarray(mask).resize(goal, Image.Resampling.NEAREST, region)
+    labels[rows, columns] = np.asarray(Image.fromarray(mask).resize(goal, Image.Resampling.NEAREST, region))
     return canvas, labels, (rows, columns), whole
 
 

@@ -56,10 +56,9 @@ class CurveFile:
         storage.write_text_atomic(self._path, text.getvalue())
         self._file = self._path.open("a", newline="", encoding="utf-8")
         self._rows = csv.writer(self._file, lineterminator="\n")
-        try:
+        self._events: _Events | None = None
+        with contextlib.suppress(ImportError):  # no tensorboard
             self._events = _Events(self._folder, self._start)
-        except ImportError:
-            self._events = None
         return self
 
     def add(self, record: StepRecord) -> None:
@@ -99,7 +98,7 @@ class _Events:
         made = [self._summary.Value(tag=name, simple_value=one) for name, one in values.items()]
         self._write(step=step, summary=self._summary(value=made))
 
-    def _write(self, **content) -> None:
+    def _write(self, **content: object) -> None:
         self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
     def close(self) -> None:

@@ -70,9 +70,12 @@ def write(folder: Path, card: Card, head: Network, clip: FrozenClip | None, eval
         CARD_KEY: json.loads(card.to_json()),
     }
     if isinstance(head, Student):
-        head.model.save_pretrained(folder)
+        model: Any = head.model  # transformers' own
+        model.save_pretrained(folder)
         config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) | config
         config.pop("_name_or_path", None)
+    elif clip is None:
+        raise ModelError("a head over CLIP can't leave without its CLIP; load it with the CLIP that it reads.")
     else:
         parts = {"clip": clip, "head": head}
         tensors = {f"{part}.{key}": one for part, module in parts.items() for key, one in module.state_dict().items()}

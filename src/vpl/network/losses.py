@@ -196,7 +196,15 @@ def regional_contrast(
     return Contrast(**terms)
 
 
-def _negatives(masks, areas, visible, absent, embed, scaled_prototypes, most) -> Float[Tensor, ""]:
+def _negatives(
+    masks: Float[Tensor, "N A gh gw"],
+    areas: Float[Tensor, "N A"],
+    visible: Bool[Tensor, "N A"],
+    absent: Bool[Tensor, "N A"],
+    embed: Embed,
+    scaled_prototypes: Float[Tensor, "P D"],
+    most: int | None,
+) -> Float[Tensor, ""]:
     """Σ_j a_j · −log(1 − p_k(r(m_j))): mean over each image's visible tags k, then over images."""
     chosen = absent & visible.any(dim=1, keepdim=True)
     if most is not None and most < chosen.shape[1]:

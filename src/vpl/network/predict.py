@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -97,6 +98,16 @@ class Predictor:
             digest.update(weight.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
+    @overload
+    def predict(
+        self, image: images.Picture, probabilities: Literal[False] = ..., protocol: Protocol = ...
+    ) -> UInt8[np.ndarray, "H W"]: ...
+
+    @overload
+    def predict(
+        self, image: images.Picture, probabilities: Literal[True], protocol: Protocol = ...
+    ) -> tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "P H W"]]: ...
+
     def predict(
         self, image: images.Picture, probabilities: bool = False, protocol: Protocol = SINGLE
     ) -> UInt8[np.ndarray, "H W"] | tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "P H W"]]:
@@ -128,7 +139,9 @@ class Predictor:
             log.warning("the device's memory is too small for an image and its mirror image; going on one by one.")
             self._views_at_once = 1
 
-    def _predict(self, pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], probabilities: bool, protocol):
+    def _predict(
+        self, pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], probabilities: bool, protocol: Protocol
+    ) -> UInt8[np.ndarray, "H W"] | tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "P H W"]]:
         shares = self._shares(pixels, protocol)
         if protocol.crf:
             there = torch.from_numpy(pixels).to(self._device)
@@ -160,15 +173,17 @@ class Predictor:
         if len(rows) == len(columns) == 1:
             return self._look(pixels)
         h, w = (min(side // patch, max(1, window // patch)) for side in pixels.shape[2:])
-        total = counts = None
+
+        def look(row: int, column: int) -> Float[Tensor, "N P gh gw"]:
+            return self._look(pixels[:, :, row * patch : (row + h) * patch, column * patch : (column + w) * patch])
+
+        first = look(rows[0], columns[0])
+        fine = max(1, round(first.shape[2] / h))
+        total = first.new_zeros((*first.shape[:2], *(side // patch * fine for side in pixels.shape[2:])))
+        counts = first.new_zeros(total.shape[2:])
         for row in rows:
             for column in columns:
-                part = pixels[:, :, row * patch : (row + h) * patch, column * patch : (column + w) * patch]
-                logits = self._look(part)
-                if total is None:
-                    fine = max(1, round(logits.shape[2] / h))
-                    total = logits.new_zeros((*logits.shape[:2], *(side // patch * fine for side in pixels.shape[2:])))
-                    counts = logits.new_zeros(total.shape[2:])
+                logits = first if (row, column) == (rows[0], columns[0]) else look(row, column)
                 if logits.shape[2:] != (h * fine, w * fine):
                     logits = to_pixels(logits, (h * fine, w * fine))
                 here = slice(row * fine, (row + h) * fine), slice(column * fine, (column + w) * fine)

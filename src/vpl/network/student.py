@@ -72,7 +72,8 @@ class Student(Network):
 
     def describe(self) -> dict[str, Any]:
         """The architecture as plain values, enough to build it again without a download."""
-        return self.model.config.to_dict()
+        config: Any = self.model.config  # transformers' own
+        return config.to_dict()
 
     def forward(self, seen: Sight) -> Answer:
         """Logits on the model's own output grid (SegFormer: a quarter of the pixels)."""

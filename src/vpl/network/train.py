@@ -185,7 +185,8 @@ def _steps(
             with _seeded(config.seed, step, team.rank, clip.device):
                 parts = _one_step(course, step, crops)
             seconds = time.perf_counter() - began
-            record = StepRecord(step, *parts, _learning_rate(train, step), train.batch / seconds)
+            values = (*parts, _learning_rate(train, step), train.batch / seconds)
+            record = StepRecord(step, **dict(zip(StepRecord.__match_args__[1:], values, strict=True)))
             if curve is not None:
                 curve.add(record)
                 if (step + 1) % train.checkpoint_every == 0 and step + 1 < train.steps:
@@ -270,7 +271,7 @@ def _losses(course: Course, step: int, crops: Sequence[Crop], counts: Counts) ->
     if course.refines(step):
         confidence = course.config.labels.confidence
         target = losses.filled_target(target, answer.tokens, grid, train.online_temperature, confidence)
-    full = to_pixels(logits, target.shape[1:])
+    full = to_pixels(logits, (target.shape[1], target.shape[2]))
     if train.loss == "balanced":
         cross_entropy = losses.balanced_cross_entropy(full, target, (counts.background, counts.foreground))
     else:

@@ -97,8 +97,7 @@ class Comparison:
             values = zip(one.values, columns, strict=True)
             cells = "".join(f"  {'–' if value is None else f'{100 * value:.1f}':>{w}}" for value, w in values)
             lines.append(f"{f'{one.split}: {one.name}':<{width}}{cells}")
-        for one in self.differences:
-            lines.append(f"{one.key}: {' | '.join(one.values)}")
+        lines += [f"{differs.key}: {' | '.join(differs.values)}" for differs in self.differences]
         return "\n".join(lines)
 
 
@@ -210,7 +209,7 @@ def _pictures(
         masks = [images.read_mask(path / stage / f"{sample.id}.png") for path in paths]
         if len({mask.shape for mask in masks}) > 1:
             continue
-        truth = read_truth(sample.mask, sample.values) if truth_known else masks[0]
+        truth = masks[0] if sample.mask is None or not truth_known else read_truth(sample.mask, sample.values)
         scores = tuple(_score(truth, mask, classes) for mask in masks)
         changed = max(float((masks[0] != mask).mean()) for mask in masks)
         apart = max(scores) - min(scores) if truth_known else changed
@@ -238,7 +237,7 @@ def _with_cells(
         image = images.read_image(sample.image)
     except VplError:
         return picture
-    masks = [read_truth(sample.mask, sample.values)] if truth_known else []
+    masks = [read_truth(sample.mask, sample.values)] if truth_known and sample.mask is not None else []
     masks += [images.read_mask(path / stage / f"{sample.id}.png") for path in paths]
     palette = classes.palette()
     cells = [image] + [sheet.overlay(image, mask, palette) for mask in masks if mask.shape == image.shape[:2]]

@@ -100,7 +100,8 @@ def gallery(run: Path, config: Config, most: int) -> Gallery:
     Raises:
         RunError: a mask of the run is damaged.
     """
-    exhibits, counted, notes, reasons, classes = [], {}, [], [], None
+    counted: dict[str, dict] = {}
+    exhibits, notes, reasons, classes = [], [], [], None
     splits = (
         ("training", split_of(config.data), config.data, tuple(MAP_ROWS.items())),
         ("held-out", split_of(config.validation), config.validation, (("predictions", "prediction"),)),
@@ -178,8 +179,8 @@ def _chosen(scans: Sequence[_Scan], most: int) -> list[_Scan]:
     """All scans, or the worst half of `most` and an even spread of the others, in the order given."""
     if len(scans) <= most:
         return list(scans)
-    scored = sorted((number for number, scan in enumerate(scans) if scan.iou is not None), key=lambda n: scans[n].iou)
-    worst = set(scored[: most // 2])
+    scored = sorted((scan.iou, number) for number, scan in enumerate(scans) if scan.iou is not None)
+    worst = {number for _, number in scored[: most // 2]}
     others = [number for number in range(len(scans)) if number not in worst]
     kept = worst | set(evenly(others, most - len(worst)))
     return [scans[number] for number in sorted(kept)]
@@ -187,15 +188,16 @@ def _chosen(scans: Sequence[_Scan], most: int) -> list[_Scan]:
 
 def _exhibit(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Scan, classes: ClassSet) -> Exhibit:
     sample, palette = scan.sample, classes.palette()
-    masks = {sentence(title): _own_mask(run / folder / f"{sample.id}.png") for folder, title in steps}
-    masks["Truth"] = read_truth(sample)
-    masks = {title: mask for title, mask in masks.items() if mask is not None}
+    found = {sentence(title): _own_mask(run / folder / f"{sample.id}.png") for folder, title in steps}
+    found["Truth"] = read_truth(sample)
+    masks = {title: mask for title, mask in found.items() if mask is not None}
     photo, problem = "", ""
     try:
         pixels = read_image(sample.image, max_side=THUMBNAIL_SIDE)
     except DataError as error:
         problem = str(error)
-        height, width = size_within(*next(iter(masks.values())).shape, THUMBNAIL_SIDE)
+        rows, columns = next(iter(masks.values())).shape
+        height, width = size_within(rows, columns, THUMBNAIL_SIDE)
     else:
         height, width = pixels.shape[:2]
         photo = data_uri(Image.fromarray(pixels), "JPEG", quality=JPEG_QUALITY)

@@ -120,20 +120,23 @@ def _gap_numbers(tree: Mapping) -> tuple[GapNumber, ...]:
     )
 
 
+def _known(number: float | None) -> float | None:
+    return None if number is None else float(number)
+
+
 def _by_modality(tree: Mapping | None) -> tuple[tuple[GapNumber, ...], tuple[ClassGap, ...]]:
     """How well a line tells regions from prototypes, and each class; both empty for runs that did not measure it."""
     if tree is None:
         return (), ()
     text, vision = tree["text"], tree["vision"]
-    known = [one["separability"] for one in (text, vision)]
-    numbers = [None if one is None else float(one) for one in known]
+    numbers = [_known(one["separability"]) for one in (text, vision)]
     rows = tuple(
         ClassGap(
             name,
             int(row["regions"]),
             (float(row["distance"]), float(vision["classes"][name]["distance"])),
             (float(row["own"]), float(vision["classes"][name]["own"])),
-            tuple(None if one["other"] is None else float(one["other"]) for one in (row, vision["classes"][name])),
+            (_known(row["other"]), _known(vision["classes"][name]["other"])),
         )
         for name, row in text["classes"].items()
     )

@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -340,7 +341,7 @@ def _curves(path: Path) -> tuple[Curve, ...]:
     return tuple(curves)
 
 
-def _float(text: object) -> float | None:
+def _float(text: Any) -> float | None:
     try:
         value = float(text)
     except (TypeError, ValueError):

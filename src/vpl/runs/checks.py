@@ -42,8 +42,11 @@ def check_settings(config: Config, stages: Container[str], clip: FrozenClip, cla
         predict.full_protocol(config.predict)
 
 
-def check_truth(samples: Sequence[Sample], data: DataConfig) -> None:
-    """A few of a split's truth masks: none of them can be used.
+def check_truth(samples: Sequence[Sample], data: DataConfig, *, scored: bool) -> None:
+    """A split's truth masks: there are none, or none of a few can be used.
+
+    Args:
+        scored: whether scores were asked for; otherwise no mask is opened.
 
     Raises:
         DataError: masks are asked for and there are none, or none of those looked at fits its photograph.
@@ -55,6 +58,8 @@ def check_truth(samples: Sequence[Sample], data: DataConfig) -> None:
                 f"none of the {len(samples)} photographs of {data.images} has a truth mask in {data.name}.masks = "
                 f"{data.masks}; expected files of the photographs' names that end with .png. Check the folder."
             )
+        return
+    if not scored:
         return
     wrong = [why for one in evenly(masked, LOOKED_AT) if (why := _problem(one)) is not None]
     if len(wrong) == min(len(masked), LOOKED_AT):

@@ -302,6 +302,11 @@ def tuned(folder: Path) -> list[tuple[str, object, str]]:
     return found
 
 
+class _File(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing: a full disk is told by what fails to write results."""
+
+
 class _LogFile(logging.Handler):
     """log.txt, and what is said before it is opened. What can't be written to it is lost there alone."""
 
@@ -320,11 +325,10 @@ class _LogFile(logging.Handler):
         try:
             if path.is_symlink() or (path.exists() and not path.is_file()):
                 raise OSError(errno.EEXIST, "it is no regular file", str(path))
-            self._file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+            self._file = _File(path, encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise RunError(f"{path} can't be written ({error.strerror}); mend that, then start again.") from error
         self._file.setFormatter(self.formatter)
-        self._file.handleError = lambda record: None  # a full disk is told by what fails to write results
         for record in self._early:
             self._file.handle(record)
         self._early.clear()

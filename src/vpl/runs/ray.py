@@ -29,8 +29,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -247,7 +246,7 @@ def labels(run: Run, out: str | Path | None = None) -> None:
             _make(ray, run, samples, _folders(run, out))
 
 
-def _make(ray, run: Run, samples: Sequence[Sample], places: Mapping[str, str | Path]) -> None:
+def _make(ray: Any, run: Run, samples: Sequence[Sample], places: Mapping[str, str | Path]) -> None:
     """Label maps of the samples into the places, by the workers of a cluster."""
     start = time.perf_counter()
     folders = {name: str(place) for name, place in places.items()}
@@ -371,7 +370,7 @@ class _Attempts:
         return self._begun[number]
 
 
-def _ray() -> ModuleType:
+def _ray() -> Any:
     """The package, told to send no statistics and to say little."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -385,7 +384,7 @@ def _ray() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _cluster(ray: ModuleType) -> Iterator[None]:
+def _cluster(ray: Any) -> Iterator[None]:
     """Connected to Ray: as this process already is, or to RAY_ADDRESS, or to one that is started here."""
     if ray.is_initialized():
         yield
@@ -423,7 +422,7 @@ def _silence() -> Iterator[None]:
         os.close(nowhere)
 
 
-def _quiet(ray: ModuleType) -> ModuleType:
+def _quiet(ray: Any) -> Any:
     """Ray Data without its own progress bars and notes; every row that a worker yields comes at once."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
@@ -434,7 +433,7 @@ def _quiet(ray: ModuleType) -> ModuleType:
     return ray.data
 
 
-def _resources(ray: ModuleType, device: str) -> tuple[str, int, dict[str, int]]:
+def _resources(ray: Any, device: str) -> tuple[str, int, dict[str, int]]:
     """Device of the workers, how many there is room for, and what each asks for: a GPU or a core."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = sum(int(one.get("GPU", 0)) for one in machines)

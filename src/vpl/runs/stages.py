@@ -298,9 +298,10 @@ class Run(RunFolder):
         """Everything that can be wrong, before the first photograph is encoded."""
         stages = {work.stage for work in plan.work}
         if "scores" in plan.stages or self.config.data.masks:
-            checks.check_truth(self.dataset.samples, self.config.data)
+            checks.check_truth(self.dataset.samples, self.config.data, scored="scores" in plan.stages)
         if "network scores" in stages or (stages and self.config.validation.masks):
-            checks.check_truth(self._validation, self.config.validation)
+            scored = "network scores" in plan.stages
+            checks.check_truth(self._validation, self.config.validation, scored=scored)
         if stages:
             checks.check_settings(self.config, stages, self.clip, self.classes)
         maps = plan.of("maps")
@@ -607,10 +608,10 @@ class Run(RunFolder):
 
     def _make_maps(self, plan: Plan, work: Work, *, pseudo: bool) -> None:
         """Label maps, and with `pseudo` the pseudo-masks of the plan in the same pass."""
-        works = [one for one in (plan.of("maps"), plan.of("masks") if pseudo else None) if one is not None]
-        for one in works:
-            self._put_back(one)
-        wanted = {one.stage: {id: f for id, f in one.wanted.items() if id not in one.put_back} for one in works}
+        works = [each for each in (plan.of("maps"), plan.of("masks") if pseudo else None) if each is not None]
+        for each in works:
+            self._put_back(each)
+        wanted = {each.stage: {id: f for id, f in each.wanted.items() if id not in each.put_back} for each in works}
         todo = [sample for sample in self.dataset.samples if any(sample.id in ids for ids in wanted.values())]
         start, palette = time.perf_counter(), self.classes.palette()
         labeller, folders = self.labeller(), self.map_folders(pseudo)
@@ -618,7 +619,7 @@ class Run(RunFolder):
         for folder in folders.values():
             folder.mkdir(parents=True, exist_ok=True)
 
-        def one(sample: Sample, view: View, draft: Draft) -> None:
+        def write(sample: Sample, view: View, draft: Draft) -> None:
             made = labeller.masks(view, draft, pseudo)
             with labeller.clock("write"):
                 for stage, ids in wanted.items():
@@ -628,7 +629,7 @@ class Run(RunFolder):
 
         def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
             return [
-                partial(one, todo[member], view, draft)
+                partial(write, todo[member], view, draft)
                 for portion in portions
                 for member, view, draft in zip(portion.members, portion.views, portion.result, strict=True)
             ]
@@ -641,7 +642,14 @@ class Run(RunFolder):
         count = len(self._usable(plan))
         self.note_stage(words, time.perf_counter() - start, count, labeller.clock.seconds(), busy)
 
-    def _write_maps(self, stage: str, id: str, made: Mapping[str, Any], folders: Mapping[str, Path], palette) -> None:
+    def _write_maps(
+        self,
+        stage: str,
+        id: str,
+        made: Mapping[str, Any],
+        folders: Mapping[str, Path],
+        palette: Sequence[tuple[int, int, int]],
+    ) -> None:
         """A photograph's label maps of one stage; those that the configuration no longer has go."""
         for name, folder in folders.items():
             if (name in SEED_ROWS) == (stage == "maps"):
