@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from vpl.config import Config
-from vpl.edges import images, outputs, storage
+from vpl.edges import images, storage
 from vpl.edges.datasets import open_dataset
 from vpl.errors import RunError
 from vpl.runs.folder import RunFolder
@@ -78,8 +78,7 @@ def test_a_full_disk_under_predictions(warm, small_tree, quiet, tmp_path):
     first, second = warm.run(["small_disk", out, 8_192], given, ["small_disk", out, 2**26], given, ["copy", out, kept])
     one_sentence(first, "No space left on device")
     assert second.status == 0, second.err
-    found, wanted = held(kept), held(quiet["predict"][1] / "out")
-    assert found.keys() == wanted.keys() and all(found[one] == wanted[one] for one in wanted if one != outputs.NAME)
+    assert held(kept) == held(quiet["predict"][1] / "out")
 
 
 @pytest.mark.parametrize("size", [0, 5_000])
@@ -141,7 +140,7 @@ def test_masks_do_not_go_into_the_folder_of_the_images(warm, small_tree, quiet, 
     photos = shutil.copytree(small_tree / "images" / "train", tmp_path / "photos")
     before = held(photos)
     told = warm.vpl("predict", "--model", finished(quiet), "--images", photos, "--out", photos, "--device", "cpu")
-    one_sentence(told, "is the folder of the images")
+    one_sentence(told, "is a folder that is read from")
     assert held(photos) == before
 
 
@@ -280,6 +279,7 @@ def named(tmp_path_factory):
 
 
 def test_every_name_that_a_disk_takes_gets_its_own_mask(warm, quiet, named, tmp_path):
+    """In a run, of two names that other disks would take for one, the second is refused."""
     run, out = tmp_path / "-a run 🏃", tmp_path / "-out é"
     for told in warm.run(
         [
@@ -297,9 +297,12 @@ def test_every_name_that_a_disk_takes_gets_its_own_mask(warm, quiet, named, tmp_
         ],
         ["vpl", "predict", "--model", finished(quiet), "--images", named, "--out", out, "--fast", "--overlays"],
     ):
-        assert told.status == 0, told.err
+        no_traceback(told)
+        alike = told.err.count("the same on disks that fold case or Unicode forms")
+        assert (told.status, alike) in ((1, 2), (0, 0)), told.err
     wanted = sorted(name.rpartition(".")[0] + ".png" for name in NAMES.values())
-    assert sorted(path.name for path in (run / "labels").iterdir()) == wanted
+    refused = {NAMES[kind].rpartition(".")[0] + ".png" for kind in ("decomposed letters", "small letters")}
+    assert sorted(path.name for path in (run / "labels").iterdir()) == [name for name in wanted if name not in refused]
     assert sorted(path.name for path in out.glob("*.png")) == [name for name in wanted if not name.startswith(".")]
     assert "<script>alert" not in (run / "report.html").read_text()
 
@@ -358,7 +361,7 @@ def test_images_that_differ_in_their_suffix_alone_are_told(warm, small_tree, qui
     assert (told.status == 1 and "rename one of the two images" in told.err) or "unknown tag" in told.err
     told = warm.vpl("predict", "--model", finished(quiet), "--images", photos, "--out", tmp_path / "out", "--fast")
     assert told.status == 1 and "has the same name but for its suffix; rename one" in told.err
-    assert len(list((tmp_path / "out").iterdir())) == 5
+    assert len(list((tmp_path / "out").glob("*.png"))) == 5
 
 
 # Images that can't be used

@@ -56,13 +56,13 @@ def command(stage: str, folder: Path, tree: Path) -> list:
 
 
 def held(folder: Path) -> dict[str, object]:
-    """Every file of a run by its name: its bytes, or what it says besides times and speeds."""
+    """Every file of a run by its name: its bytes, or what it says besides times and speeds. Journals tell of kills."""
     found: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
         if (
             path.is_dir()
-            or name in ("log.txt", ".lock")
+            or path.name in ("log.txt", ".lock", ".vpl-made.jsonl")
             or path.name.startswith("events.")
             or name.startswith("state/")
         ):

@@ -10,9 +10,12 @@ never from the URL, which run folders record.
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import os
 import posixpath
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -89,6 +92,19 @@ def open_regular(path: str | Path) -> int:
     """
     flags = [getattr(os, name, 0) for name in ("O_NONBLOCK", "O_CLOEXEC", "O_BINARY")]
     return os.open(path, sum(flags, os.O_RDONLY))
+
+
+def open_bytes(path: str | Path) -> io.FileIO:
+    """A regular file for reading. A pipe or a device in its place can neither hang nor go on without an end.
+
+    Raises:
+        OSError: it can't be opened, or is no regular file.
+    """
+    number = open_regular(path)
+    if stat.S_ISREG(os.fstat(number).st_mode):
+        return io.FileIO(number)
+    os.close(number)
+    raise OSError(errno.EINVAL, "it is no regular file", str(path))
 
 
 def _settle(folder: Path) -> None:

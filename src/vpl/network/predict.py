@@ -378,7 +378,7 @@ def _each(
 def _fingerprint_of(predictor: Predictor, protocol: Protocol, photograph: Path) -> str:
     """What the outputs of a photograph depend on: network, settings, its bytes."""
     try:
-        with photograph.open("rb") as file:
+        with storage.open_bytes(photograph) as file:
             content = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise DataError(f"the image {photograph} can't be read ({error.strerror}); replace the file.") from error

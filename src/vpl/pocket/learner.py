@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.pocket.captions import PROMPTS, Chunk, Source
+from vpl.pocket.captions import PROMPTS, Chunk
 from vpl.pocket.contrast import augment, best_patches, contrast, encode_images, encode_texts, mosaic, mosaic_spans
 from vpl.pocket.recipe import PATCH, Recipe, build, rng_of
 from vpl.pocket.zeroshot import marked, mean_of, token_ids, zero_shot
@@ -200,7 +200,16 @@ class Trainer:
         self.step, self.seconds, self.log, self.best = (state[key] for key in ("step", "seconds", "log", "best"))
 
 
-def chunks(source: Source, first: int, workers: int) -> Generator[Chunk]:
+@runtime_checkable
+class Chunks(Protocol):
+    """What a training reads."""
+
+    def chunk(self, number: int) -> Chunk:
+        """Chunk `number`, from 0, the same at every call."""
+        ...
+
+
+def chunks(source: Chunks, first: int, workers: int) -> Generator[Chunk]:
     """The source's chunks from number `first` on; with a worker, the next one is drawn while this one trains."""
     if not workers:
         while True:
@@ -217,7 +226,7 @@ def chunks(source: Source, first: int, workers: int) -> Generator[Chunk]:
             ahead.cancel()
 
 
-def train(trainer: Trainer, source: Source, held: Chunk, every: int, workers: int) -> Iterator[Record]:
+def train(trainer: Trainer, source: Chunks, held: Chunk, every: int, workers: int) -> Iterator[Record]:
     """Train to the recipe's last step; measure and yield every `every` steps and at the end."""
     recipe = trainer.recipe
     if trainer.step >= recipe.steps:

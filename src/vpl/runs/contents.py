@@ -65,7 +65,7 @@ class Contents:
     def _read(self, file: Path | str) -> str:
         signature, hashed = _signature(file), hashlib.blake2b(digest_size=8)
         try:
-            with Path(file).open("rb", buffering=0) as opened:
+            with storage.open_bytes(file) as opened:
                 while part := opened.read(_AT_ONCE):
                     hashed.update(part)
         except OSError:

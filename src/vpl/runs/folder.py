@@ -146,7 +146,7 @@ class RunFolder:
         """
         if not self.leads:
             return
-        first, self._settled = not self._settled, True
+        first = not self._settled
         if first:
             for partial in self.folder.rglob(f".*{storage.PARTIAL}"):  # left by a kill; the folder is ours alone
                 partial.unlink()
@@ -155,6 +155,7 @@ class RunFolder:
             storage.write_text_atomic(path, text)
         if first:
             self._log.open(self.folder / "log.txt")
+        self._settled = True
 
     def _reasons(self) -> dict[str, str]:
         """Why `vpl tune` chose values that the configuration still has. `vpl tune` itself tells of a damaged file."""
