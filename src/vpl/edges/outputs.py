@@ -40,7 +40,10 @@ class Made:
 
     def __init__(self, folder: Path):
         self.folder, self._path = folder, folder / NAME
-        self._known: dict[str, str] = {}
+        self._known = self._read()
+
+    def _read(self) -> dict[str, str]:
+        known: dict[str, str] = {}
         try:
             lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
         except (OSError, ValueError) as error:
@@ -48,9 +51,10 @@ class Made:
         for line in lines:
             try:
                 name, fingerprint = json.loads(line)
-                self._known[str(name)] = str(fingerprint)
+                known[str(name)] = str(fingerprint)
             except (ValueError, TypeError):  # the end of a line that a kill cut
                 continue
+        return known
 
     def is_fresh(self, names: Iterable[str], fingerprint: str) -> bool:
         """Whether these files are there and were made from just this."""
@@ -64,9 +68,12 @@ class Made:
             RunError: the journal can't be written.
         """
         names = list(names)
-        for name in names:
+        there = [name for name in names if (self.folder / name).exists() or (self.folder / name).is_symlink()]
+        if any(name not in self._known for name in there):
+            self._known = self._read() | self._known  # another process may have made it since
+        for name in there:
             path = self.folder / name
-            if name not in self._known and (path.exists() or path.is_symlink()):
+            if name not in self._known:
                 raise DataError(f"{path} is there and was not made by vpl here; move it away, or name another folder.")
         self._note(names, "")
 
