@@ -143,7 +143,8 @@ class FrozenClip(nn.Module):
             precision: "float32" or "bfloat16" for the image blocks' matrix products; the text tower stays float32.
             heads: attention heads of the image tower and of the text tower, where no file beside the weights says it.
             activation: "quick_gelu" or "gelu", likewise.
-            mean, std: per channel (R, G, B), for images in [0, 1], likewise.
+            mean: per channel (R, G, B), for images in [0, 1], likewise.
+            std: likewise.
 
         Raises:
             ModelError: nothing is there, it can't be read, it is no CLIP with a vision transformer, or heads or

@@ -150,6 +150,7 @@ class RunFolder:
         if first:
             for partial in self.folder.rglob(f".*{storage.PARTIAL}"):  # left by a kill; the folder is ours alone
                 partial.unlink()
+        (self.folder / state.FOLDER).mkdir(exist_ok=True)  # before stages' folders, which without it are an older vpl's
         path, text = self.folder / "config.toml", self.config.to_toml(self._reasons())
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             storage.write_text_atomic(path, text)
