@@ -19,7 +19,7 @@ from vpl.classes import scenes as scene_classes
 from vpl.config import Config, preset
 from vpl.edges import images
 from vpl.method import views
-from vpl.runs import stages
+from vpl.runs import learning
 from vpl.runs.folder import clean
 from vpl.scenes import tree as scene_tree
 
@@ -111,7 +111,7 @@ def counted(monkeypatch) -> list[int]:
     seen: list[int] = []
     with monkeypatch.context() as patch:
         real = views.encode
-        patch.setattr(stages, "encode", lambda clip, some, config: seen.append(len(some)) or real(clip, some, config))
+        patch.setattr(learning, "encode", lambda clip, some, config: seen.append(len(some)) or real(clip, some, config))
         from vpl.method import labeller
 
         patch.setattr(labeller, "encode", lambda clip, some, config: seen.append(len(some)) or real(clip, some, config))

@@ -15,7 +15,8 @@ from vpl.edges.images import read_image, read_mask
 from vpl.judge import bench
 from vpl.judge.bench import MASK_STAGES, Bench
 from vpl.method.views import View
-from vpl.runs.stages import MAP_ROWS, Run
+from vpl.runs.scoring import MAP_ROWS
+from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
 COUNT = 5

@@ -23,7 +23,9 @@ from vpl.config import preset
 from vpl.edges.images import read_mask
 from vpl.errors import ConfigError, RunError
 from vpl.method import crf, labeller, masks
-from vpl.runs.stages import MAP_ROWS, Run, dataset_of
+from vpl.runs.opened import dataset_of
+from vpl.runs.scoring import MAP_ROWS
+from vpl.runs.stages import Run
 from vpl.runs.stream import AHEAD
 from vpl.scenes.tree import write_tree
 

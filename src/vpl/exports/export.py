@@ -30,7 +30,7 @@ from vpl.network.student import STUDENT_PREFIX
 from vpl.progress import Progress, silent
 from vpl.runs.files import read_evaluations, read_facts
 from vpl.runs.folder import Failure
-from vpl.runs.stages import dataset_of
+from vpl.runs.opened import dataset_of
 
 MARK = "vpl-export.json"
 UNFINISHED, REPLACED = ".vpl-export", ".vpl-export-old"

@@ -20,7 +20,7 @@ from vpl.edges import images
 from vpl.edges.truth import read_truth
 from vpl.errors import DataError
 from vpl.method.views import View
-from vpl.runs.stages import dataset_of, split_of
+from vpl.runs.opened import dataset_of, split_of
 from vpl.scenes.draw import draw
 from vpl.scenes.tree import write_tree
 

@@ -26,7 +26,7 @@ from vpl.edges.truth import read_truth
 from vpl.errors import RunError, VplError
 from vpl.method.metrics import Confusion
 from vpl.runs.files import read_json
-from vpl.runs.stages import dataset_of
+from vpl.runs.opened import dataset_of
 from vpl.sampling import evenly
 
 STAGES = ("labels", "seeds/crf", "seeds/refined", "seeds/vision", "seeds/text")

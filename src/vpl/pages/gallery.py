@@ -25,7 +25,8 @@ from vpl.method import signs
 from vpl.method.metrics import Confusion
 from vpl.pages.charts import sentence
 from vpl.runs.files import damaged, read_truth
-from vpl.runs.stages import MAP_ROWS, dataset_of, split_of
+from vpl.runs.opened import dataset_of, split_of
+from vpl.runs.scoring import MAP_ROWS
 from vpl.sampling import evenly
 
 MOST_SCANNED = 1000  # images per split that are scored to choose the gallery's

@@ -30,7 +30,7 @@ from vpl.pages.gallery import Exhibit, gallery
 from vpl.pages.modality import Gap, gap
 from vpl.runs.files import damaged, read_json
 from vpl.runs.folder import Failure
-from vpl.runs.stages import CHANCE_RANK
+from vpl.runs.learning import CHANCE_RANK
 
 MOST_PICTURED = 200  # images in the gallery
 REPORT_FILE = TEMPLATE = "report.html"

@@ -1,0 +1,307 @@
+"""A run that is open: its data set, its CLIP, its plan, and the way of its photographs through the stream.
+
+What the stages (`learning`, `labelling`, `teaching`, `scoring`) need of a run. A photograph that can't be used is left
+out and noted; where the machine is at fault and not the photograph, the run stops.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vpl.classes import ClassSet
+from vpl.classes import scenes as scene_classes
+from vpl.clip.model import FrozenClip
+from vpl.config import Config, DataConfig
+from vpl.edges import storage
+from vpl.edges.datasets import Dataset, Sample, open_dataset
+from vpl.errors import ConfigError, DataError, RunError, VplError
+from vpl.machine import Clock, cores
+from vpl.method.views import View, prepared
+from vpl.network import team
+from vpl.progress import Progress, silent
+from vpl.runs import inventory
+from vpl.runs.contents import Contents
+from vpl.runs.folder import RunFolder, versions
+from vpl.runs.plan import Plan, compare, encoding_of
+from vpl.runs.state import FOLDER as STATE_FOLDER
+from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
+
+_ENVIRONMENT = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EHOSTDOWN,
+    errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNREFUSED,
+}  # fmt: skip
+"""Errors of reading that tell of the machine and not of the photograph."""
+
+
+class Opened(RunFolder):
+    """A run folder whose data set and CLIP are open. A context manager: leaving it lets the folder go.
+
+    Args:
+        folder: made when it is absent.
+        config: what to run.
+        device: "auto", "cpu", "cuda" or "mps".
+        image_workers: threads that read images, as many that finish them (CRF, writing), and on a CPU as many that
+            encode; default: the number of cores.
+        progress: shows progress.
+        relearn: learn prototypes and network again also where only photographs or tags have changed.
+
+    Attributes:
+        passing: id -> fingerprint of the photographs that failed in this process.
+
+    Raises:
+        RunError: the folder is another's, belongs to another process, or was made by an earlier vpl.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: Config,
+        *,
+        device: str = "auto",
+        image_workers: int | None = None,
+        progress: Progress = silent,
+        relearn: bool = False,
+    ):
+        place = team.place()
+        super().__init__(folder, config, leads=place.leads)
+        self.place, self.device = place, place.device(device)
+        self.image_workers = image_workers or cores()
+        self.progress = progress
+        self.relearn = relearn
+        self._clip: FrozenClip | None = None
+        self._stream: Stream | None = None
+        self._dataset: Dataset | None = None
+        self._held_out: tuple[Sample, ...] | None = None
+        self._contents: Contents | None = None
+        self.passing: dict[str, str] = {}
+        self._content_of: dict[str, str] = {}
+        self._encoding = ""
+
+    def close(self) -> None:
+        """Note what is still to be noted, and let the folder go."""
+        try:
+            if self._settled and self.leads:
+                self._note_rest()
+        except (OSError, VplError):
+            pass  # a full disk or a damaged file: what met it first has told
+        finally:
+            super().close()
+
+    def _note_rest(self) -> None:
+        self.note_failures()
+        if self._contents is not None and self._dataset is not None:
+            self._contents.close(inventory.files_of([*self._dataset.samples, *(self._held_out or ())]))
+            self.state.close(one.id for one in self._dataset.samples)
+        else:
+            self.state.close()
+
+    @property
+    def dataset(self) -> Dataset:
+        """The samples and classes of the run."""
+        if self._dataset is None:
+            self._dataset = dataset_of(self.config.data)
+        return self._dataset
+
+    @property
+    def held_out(self) -> tuple[Sample, ...]:
+        """The samples of [validation] that have a truth mask; none where there is no such split."""
+        return tuple(sample for sample in self.validation if sample.mask is not None)
+
+    @property
+    def validation(self) -> tuple[Sample, ...]:
+        """The samples of [validation]."""
+        if self._held_out is None:
+            given = self.config.validation
+            self._held_out = dataset_of(given, self.classes).samples if given.images else ()
+        return self._held_out
+
+    @property
+    def classes(self) -> ClassSet:
+        """The class set of the run."""
+        return self.dataset.classes
+
+    @property
+    def clip(self) -> FrozenClip:
+        """The frozen CLIP, loaded on first use."""
+        if self._clip is None:
+            self._clip = FrozenClip.of(self.config.clip, self.device)
+        return self._clip
+
+    @property
+    def stream(self) -> Stream:
+        """The pipeline around the run's CLIP."""
+        if self._stream is None:
+            self._stream = Stream(self.clip, self.config.clip, self.image_workers)
+        return self._stream
+
+    @property
+    def contents(self) -> Contents:
+        """What photographs and masks are."""
+        if self._contents is None:
+            self._contents = Contents(self.folder / STATE_FOLDER / "contents.tsv", self.image_workers)
+        return self._contents
+
+    def view(self, sample: Sample) -> View:
+        """One photograph as encoder and CRF see it."""
+        return read_view(sample.image, self.classes.numbers(sample.tags), self.config.clip)
+
+    def settle(self) -> None:
+        """Store the configuration, once data, classes and CLIP have opened, and note what they are."""
+        dataset, clip, _ = self.dataset, self.clip, self.validation
+        fresh = not self._settled
+        super().settle()
+        if not fresh or not self.leads:
+            return
+        names = hashlib.sha256()
+        for sample in dataset.samples:
+            names.update(json.dumps([sample.id, *sample.tags]).encode())
+        names.update(json.dumps(dataset.classes.names).encode())
+        self.note(
+            data={
+                "hash": names.hexdigest(),
+                "images": len(dataset.samples),
+                "split": split_of(self.config.data),
+                "problems": list(dataset.problems),
+            },
+            clip={"name": clip.name, "hash": clip.weights_hash},
+            device=str(clip.device),
+            precision=self.config.clip.precision,
+            seed=self.config.seed,
+            versions=versions(),
+        )
+
+    def plan(self, targets: Iterable[str], never: Iterable[str] = ()) -> Plan:
+        """What is to be done until the targets (names of `plan.STAGES`) are there; nothing is written.
+
+        Args:
+            never: stages that are not made now.
+        """
+        asked = inventory.asked_of(
+            self.config,
+            self.dataset,
+            self.held_out,
+            self.clip.weights_hash,
+            self.contents,
+            self.folder,
+            split=split_of(self.config.data),
+            relearn=self.relearn,
+            progress=self.progress,
+        )
+        self._encoding = encoding_of(asked)
+        self._content_of = {one.id: one.content for one in asked.photographs}
+        return compare(asked, inventory.there_of(self.folder, self.state, self.config, self.passing), targets, never)
+
+    def usable(self, plan: Plan) -> list[Sample]:
+        """The samples that have not failed."""
+        failed = set(plan.failed)
+        return [sample for sample in self.dataset.samples if sample.id not in failed]
+
+    def forget(self, stage: str) -> None:
+        """Forget the failures of a stage that is made again."""
+        for identity in [one.id for one in self.failures.values() if one.stage == stage]:
+            del self.failures[identity]
+
+    def inputs(self) -> list[str]:
+        """The user's folders, which nothing is ever written into."""
+        return [place for data in (self.config.data, self.config.validation) for place in (data.images, data.masks)]
+
+    # ------------------------------------------------------------------ the way of the photographs
+
+    def flow(
+        self,
+        words: str,
+        samples: Sequence[Sample],
+        work: Callable[[list[View]], Any],
+        finish: Callable[[Batch, list[Portion]], Iterable[Callable[[], None]]],
+        clock: Clock,
+    ) -> dict[str, float]:
+        """Samples through the stream; failures into the record. How busy the threads were."""
+        patch = self.clip.patch
+
+        def read(member: int) -> View:
+            sample = samples[member]
+            with clock("read"):
+                view = prepared(self.clip, self.view(sample), self.config.clip)
+            if not self.contents.unchanged(sample.image):
+                raise DataError("the image has changed while the run went on; start the same command again.")
+            return view
+
+        batches = self.stream.plan(
+            len(samples),
+            lambda member: grid_of(samples[member].image, patch, self.config.clip),
+            lambda member, error: self._skip(samples[member], error),
+        )
+        with self.stream.watched(clock) as busy:
+            flow = self.stream.flow(batches, read, lambda _, views: work(views), finish)
+            for settled in self._counted(flow, len(samples), words):
+                for member, error in settled.failures:
+                    self._skip(samples[member], error)
+        return busy
+
+    def _counted(self, batches: Iterator[Settled], total: int, words: str) -> Iterator[Settled]:
+        """`batches` as they come, while the progress bar counts images."""
+
+        def ticks() -> Iterator[Settled | None]:
+            for one in batches:
+                yield one
+                yield from (None for _ in one.batch.members[1:])
+
+        for item in self.progress(ticks(), total, words):
+            if item is not None:
+                yield item
+
+    def _skip(self, sample: Sample, error: VplError) -> None:
+        """Leave a photograph out: until its bytes change where they are at fault, until the next command otherwise.
+
+        Raises:
+            RunError: not the photograph is at fault but the machine.
+        """
+        self._stop_for_environment(sample, error)
+        fingerprint = f"{self._content_of[sample.id]}-{self._encoding}"
+        self.passing[sample.id] = fingerprint
+        self.fail(sample.id, error)
+        try:
+            self.view(sample)
+        except VplError:
+            self.state.fail(sample.id, fingerprint, str(error))
+
+    def _stop_for_environment(self, sample: Sample, error: VplError) -> None:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MemoryError):
+                raise RunError(
+                    f"there is not enough memory to read {sample.image}; give fewer --image-workers or free some, then "
+                    "start the same command again: finished work is kept."
+                ) from error
+            if isinstance(cause, OSError) and cause.errno in _ENVIRONMENT:
+                raise RunError(
+                    f"{sample.image} can't be read now ({cause.strerror}); mend that, then start the same command "
+                    "again: finished work is kept."
+                ) from error
+            if isinstance(cause, RunError):
+                raise cause
+            cause = cause.__cause__
+        if not storage.is_url(sample.image) and not Path(sample.image).parent.is_dir():
+            raise RunError(
+                f"the folder {Path(sample.image).parent} has vanished; bring it back, then start the same command "
+                "again: finished work is kept."
+            ) from error
+
+
+def split_of(data: DataConfig) -> str:
+    """What a data set's split is called: its name, or that of the tag file or folder that lists it."""
+    return data.split or Path(data.tags or data.images).stem
+
+
+def dataset_of(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
+    """`open_dataset`, with the classes that are given, or those of scenes where the configuration names them."""
+    if data.images == "":
+        raise ConfigError(f"{data.name}.images is empty; say where the images are (--images FOLDER).")
+    if classes is None and data.classes == "scenes":
+        classes = scene_classes()
+    return open_dataset(data, classes=classes)
