@@ -2,6 +2,7 @@
 
 vpl run      everything: masks, network, scores, signs, report, and the exports that the run folder holds
 vpl plan     the same, said and not done
+vpl check    what is to be known before: the list, the tags, what the CLIP thinks of them, time and disk
 """
 
 from __future__ import annotations
@@ -10,15 +11,20 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from vpl.config import Config
+from vpl.config import CPU_STEPS, YOURS, Config
 from vpl.exports import export as exports
-from vpl.judge import checkup
+from vpl.judge import check, checkup, forecast
+from vpl.judge.forecast import Forecast
+from vpl.machine import device_of
 from vpl.pages import report
 from vpl.progress import Progress, silent
 from vpl.runs import inventory
-from vpl.runs.plan import EXPORTS, Plan
+from vpl.runs.folder import log
+from vpl.runs.plan import EXPORTS, STAGES, WHOLE, Plan
 from vpl.runs.stages import Run
 
+MUCH = 50
+"""Photographs to be worked on from which the time is measured beforehand: measuring costs a few of them. [ours]"""
 TARGETS: dict[str, tuple[str, ...]] = {
     "run": ("report",),
     "prototypes": ("prototypes",),
@@ -56,17 +62,63 @@ def targets_of(command: str, folder: Path) -> tuple[str, ...]:
     return (*TARGETS[command], *there)
 
 
+def expected(run: Run, plan: Plan) -> Forecast | None:
+    """What the work of a plan will take, measured where it is much; None where it is little, or can't be measured."""
+    photographs = max((len(work.wanted) for work in plan.work if STAGES[work.stage].each), default=0)
+    training = plan.of("network") is not None
+    if photographs < MUCH and not training:
+        return None
+    return forecast.measured(run, photographs=photographs, training=training)
+
+
 def planned(run: Run, command: str) -> Plan:
     """What a command would do; nothing is written."""
     return run.plan(targets_of(command, run.folder), NEVER.get(command, ()))
 
 
-def bring(run: Run, command: str, tell: Callable[[Plan], None] | None = None) -> Plan:
-    """Do what a command asks for; `tell` is given the plan before anything is done."""
+def bring(
+    run: Run,
+    command: str,
+    tell: Callable[[Plan], None] | None = None,
+    *,
+    train: bool = False,
+    expected: Forecast | None = None,
+) -> Plan:
+    """Do what a command asks for; `tell` is given the plan before anything is done.
+
+    A whole run stops after the masks where its network should not be trained before somebody asks for it
+    (`check.doubt`); a warning says why, and what goes on.
+
+    Args:
+        train: it is asked for. So it is where the steps are the user's own, or the training has begun.
+        expected: what training was found to take.
+    """
     if run.place.count > 1:  # of a launched training
         run.train()
         return planned(run, command)
-    return run.bring(*targets_of(command, run.folder), never=NEVER.get(command, ()), tell=tell)
+    targets, never = targets_of(command, run.folder), NEVER.get(command, ())
+    if command == "run" and not train and run.config.source("train.steps") != YOURS:
+        plan = planned(run, command)
+        work = plan.of("network")
+        if work is not None and run.state.records.get("training", {}).get(WHOLE) != work.wanted[WHOLE]:
+            run.check(plan)
+            if tell is not None:
+                tell(plan)
+            tell = None
+            run.bring("masks")
+            why = check.doubt(run, expected)
+            if why:
+                log.warning(why)
+                never = ("network",)
+    return run.bring(*targets, never=never, tell=tell)
+
+
+def fitting(config: Config, device: str) -> Config:
+    """The configuration of a new run whose steps nobody has chosen: as many as its device trains in sensible time."""
+    chosen = config.train.steps != Config().train.steps or config.data.format in ("voc", "coco")
+    if chosen or device_of(device).type != "cpu":
+        return config
+    return config.with_values({"train.steps": CPU_STEPS})
 
 
 def _report(run: Run) -> None:

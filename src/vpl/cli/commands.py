@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,11 +78,14 @@ def _stage(given: argparse.Namespace) -> int:
         config = _tuned(given, config, TUNE_IMAGES)
     from vpl import build
 
+    config = _fitting(given, config)
     run = build.open_run(
         given.folder, config, device=given.device, image_workers=given.image_workers, progress=bar,
         relearn=given.relearn,
     )  # fmt: skip
     with run:
+        if given.name == "check":
+            return _check(run)
         _tell_of_the_list(run)
         if given.name == "plan":
             print("\n".join(told(build.planned(run, "run"))))
@@ -90,9 +94,37 @@ def _stage(given: argparse.Namespace) -> int:
             from vpl.runs import ray as scaleout
 
             scaleout.labels(run, given.out)
-        if not given.out:
+        if given.name == "run":
+            from vpl.judge import check
+
+            plan = build.planned(run, "run")
+            expected = build.expected(run, plan) if run.leads and run.place.count == 1 else None
+            for line in replace(check.of_list(run), forecast=expected).lines(short=True) if plan else ():
+                print(f"check: {line}", file=sys.stderr)
+            build.bring(run, "run", _tell, train=given.train or _steps_given(given), expected=expected)
+        elif not given.out:
             build.bring(run, given.name, _tell)
         return _close(run, given.out) if run.leads else 0
+
+
+def _check(run: Run) -> int:
+    from vpl.judge import check
+
+    print(check.look(run))
+    return 1 if run.dataset.problems else 0
+
+
+def _fitting(given: argparse.Namespace, config: Config) -> Config:
+    """The configuration with the steps that the device can do, where a new run begins and nobody has chosen them."""
+    if _steps_given(given) or given.config or (given.folder / "config.toml").exists():
+        return config
+    from vpl import build
+
+    return build.fitting(config, given.device)
+
+
+def _steps_given(given: argparse.Namespace) -> bool:
+    return getattr(given, "train.steps") is not None or any(one.startswith("train.steps=") for one in given.set)
 
 
 def _tell_of_the_list(run: Run) -> None:
@@ -205,6 +237,7 @@ def _tuned(given: argparse.Namespace, config: Config, count: int) -> Config:
     """The configuration with values chosen on `count` images; says which and why."""
     from vpl.judge import tune
 
+    config = _fitting(given, config)
     made = tune.tune(given.folder, config, device=given.device, workers=given.image_workers, count=count, progress=bar)
     print(made)
     return made.config

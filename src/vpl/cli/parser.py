@@ -67,6 +67,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "everything: prototypes, seeds, pseudo-masks, the network, evaluation where truth exists, the report",
             "vpl run runs/mine --images photos --tags tags.csv --clip openai/clip-vit-base-patch16",
         ),
+        "check": (
+            "look at the list, the tags, and what the CLIP thinks of them; measure time and disk; nothing is written",
+            "vpl check runs/mine --images photos --tags tags.csv --clip openai/clip-vit-base-patch16",
+        ),
         "plan": ("what vpl run would do, and why; nothing is done", "vpl plan runs/mine --steps 2000"),
         "tune": (
             "choose thresholds from tags and images alone, without ground truth",
@@ -152,11 +156,16 @@ def _sentence(words: str) -> str:
 def _stage(one: argparse.ArgumentParser) -> None:
     name = one.prog.split()[-1]
     _run_folder(one, "the run folder; made when absent, continued when not")
-    one.set_defaults(tune=False, engine="local", out=None)
+    one.set_defaults(tune=False, train=False, engine="local", out=None)
     _config_flags(one)
     how = one.add_argument_group("how")
     if name == "run":
         how.add_argument("--tune", action="store_true", help="choose thresholds first, see vpl tune")
+        how.add_argument(
+            "--train",
+            action="store_true",
+            help="train also where tags rank no better than chance or a CPU needs hours; so does --steps",
+        )
     if name in ("run", "labels"):
         how.add_argument("--engine", choices=("local", "ray"), help="who makes the pseudo-masks (default: local)")
     if name == "labels":

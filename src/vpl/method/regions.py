@@ -91,7 +91,7 @@ def regions(
         numbers.append(labels[valid.cpu()])
         owners.append(torch.full((int(valid.sum()),), number))
     return Regions(
-        torch.cat(embeddings), torch.cat(numbers), torch.cat(owners), _tag_ranks(features, views, text[:classes])
+        torch.cat(embeddings), torch.cat(numbers), torch.cat(owners), tag_ranks(features, views, text[:classes])
     )
 
 
@@ -110,8 +110,12 @@ def _masked_embeddings(
     return clip.embed_images(pixels[None] * full[:, None].to(pixels)), valid
 
 
-def _tag_ranks(features: Features, views: Sequence[View], text: Float[Tensor, "C D"]) -> Float[Tensor, " images"]:
-    """How well the mean patch embedding of each image ranks its tags above the other classes, 0 to 1."""
+def tag_ranks(features: Features, views: Sequence[View], text: Float[Tensor, "C D"]) -> Float[Tensor, " images"]:
+    """How well the mean patch embedding of each image ranks its tags above the other classes, 0 to 1; chance is 0.5.
+
+    Args:
+        text: the classes' prototypes. nan where an image carries every class.
+    """
     embedding = torch.nn.functional.normalize(features.patches.float().mean(dim=1), dim=1)
     scores = (embedding @ text.T.to(embedding)).cpu()
     ranks = []

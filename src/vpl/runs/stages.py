@@ -72,7 +72,7 @@ class Run(Opened):
         """
         never = tuple(never)
         first = plan = self.plan(targets, never)
-        self._check(plan)
+        self.check(plan)
         if tell is not None:
             tell(plan)
         self.settle()
@@ -111,7 +111,7 @@ class Run(Opened):
             if stage in plan.stages and stage in self.state.records and name not in noted:
                 self.note_stage(name, 0.0, len(self.held_out) if stage == "network scores" else usable)
 
-    def _check(self, plan: Plan) -> None:
+    def check(self, plan: Plan) -> None:
         """Everything that can be wrong, before the first photograph is encoded."""
         stages = {work.stage for work in plan.work}
         if "scores" in plan.stages or self.config.data.masks:
