@@ -19,8 +19,8 @@ class Rates:
     images: float = 100e6
     core_encode: float = 3.69  # encode, seeds and refinement, float32
     core_encode_bf16: float = 2.19
-    core_crf: float = 0.32  # exact
-    core_crf_fast: float = 0.108
+    core_crf: float = 0.61  # exact
+    core_crf_fast: float = 0.17
     gpu_tflops: float = 989  # data sheet, dense bfloat16
     gpu_use: float = 0.35  # share of it that is reached
     seed_factor: float = 1.25  # time of encode, seeds and refinement over the encoder's

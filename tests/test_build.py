@@ -23,6 +23,8 @@ from vpl.runs import learning
 from vpl.runs.folder import clean
 from vpl.scenes import tree as scene_tree
 
+pytestmark = pytest.mark.slow
+
 SIDE, IMAGES = 32, 6
 SMALL: dict[str, object] = {
     "clip.batch": 2, "train.steps": 3, "train.crop": SIDE, "train.batch": 2, "train.checkpoint_every": 2,
@@ -179,7 +181,6 @@ CHANGES: tuple[Callable[[Case, random.Random], None], ...] = (
 )  # fmt: skip
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("draw", range(4))
 def test_after_any_changes_the_folder_holds_the_bytes_of_a_fresh_run(drawn, tmp_path, draw):
     rng, case = random.Random(draw), Case.of(drawn, tmp_path)

@@ -35,6 +35,7 @@ def flags(tree: Path) -> list[str]:
     return [*given, "--steps", "3", "--set", "train.crop=48", "--set", "decoder.width=16", "--set", "decoder.heads=2"]
 
 
+@pytest.mark.slow
 def test_from_tags_to_report_and_new_photographs(tree, tmp_path, capsys):
     run, out = tmp_path / "run", tmp_path / "masks"
     assert main(["run", str(run), *flags(tree)]) == 0
@@ -98,6 +99,7 @@ def test_one_clear_sentence(tree, tmp_path, capsys, given, words):
     assert told[-1].startswith("vpl: ") and words in told[-1], told
 
 
+@pytest.mark.slow
 def test_another_configuration_redoes_what_it_changes_and_says_so(tree, tmp_path, capsys):
     assert main(["labels", str(tmp_path / "run"), *flags(tree)]) == 0
     capsys.readouterr()
@@ -123,6 +125,7 @@ def test_scenes_tree(tmp_path, capsys):
     assert len(list((tmp_path / "tree" / "images" / "train").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_without_steps_no_network_is_trained(tree, tmp_path, capsys):
     assert main(["run", str(tmp_path / "run"), *flags(tree), "--steps", "0"]) == 0
     assert "4 pseudo-masks" in capsys.readouterr().out
@@ -132,6 +135,7 @@ def test_without_steps_no_network_is_trained(tree, tmp_path, capsys):
 # Help
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for group in GROUPS.values() for name in group])
 def test_every_command_has_help_with_an_example_that_parses(name, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from PIL import Image
 
 from vpl import demo
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, monkeypatch):
     for name, value in {"TRAIN_IMAGES": 4, "HELD_OUT_IMAGES": 2, "SIDE": 48, "SHEET_ROWS": 2}.items():
         monkeypatch.setattr(demo, name, value)

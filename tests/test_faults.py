@@ -23,6 +23,8 @@ from vpl.errors import RunError
 from vpl.runs.folder import RunFolder
 from warm import command, held
 
+pytestmark = pytest.mark.slow
+
 
 def one_sentence(told, *words: str) -> None:
     """The command failed with one clear line at the end of what it told, and no traceback before it."""

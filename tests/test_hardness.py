@@ -217,6 +217,7 @@ def place(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [b"", b"file_name,tags\n", b"file_name,tags\na.jpg,dog\n"])
 @given(SOUP)
 @FUZZ
@@ -631,6 +632,7 @@ TRAPS = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__[1:].replace("_", " "))
 def test_an_archive_that(warm, tmp_path, trap):

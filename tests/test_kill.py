@@ -13,6 +13,8 @@ import pytest
 
 from warm import STAGES, command, held
 
+pytestmark = pytest.mark.slow
+
 KILLS = 10
 
 

@@ -52,6 +52,7 @@ def write(folder: Path, name: str, tree: object) -> None:
 # checkpoints: what stands before each key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrap",
     [
@@ -302,6 +303,7 @@ def through_hub(port: int, home: Path, code: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 def test_a_hub_gives_the_needed_files_once(folder, clips, tmp_path):
     (folder / "flax_model.msgpack").write_bytes(b"not needed")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
@@ -317,6 +319,7 @@ def test_a_hub_gives_the_needed_files_once(folder, clips, tmp_path):
     assert through_hub(server.server_port, tmp_path / "hf", code) == clips["wide"].weights_hash, "kept for later"
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_given_up(tmp_path):
     import socket
 

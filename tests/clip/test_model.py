@@ -459,6 +459,7 @@ def test_config_that_does_not_fit_the_weights(clip_folders, tmp_path):
             FrozenClip.load(folder, device="cpu")
 
 
+@pytest.mark.slow
 def test_unreachable_hub_and_quick_start(tiny_folder):
     """In one fresh process: no transformers at load, no output, and one sentence when the hub can't be reached."""
     code = f"""

@@ -40,6 +40,7 @@ def test_a_kill_frees_the_folder(tmp_path):
     locks.claim(tmp_path).release()
 
 
+@pytest.mark.slow
 def test_nothing_of_posix_is_needed(tmp_path):
     """Windows has neither fcntl nor these flags, and can't open a folder."""
     code = """

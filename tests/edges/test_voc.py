@@ -7,12 +7,15 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
+
 from vpl.cli import main
 from vpl.scenes.tree import write_tree
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "how-to" / "voc-and-coco.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_voc_in_one_command(tmp_path, monkeypatch, capsys):
     tree = tmp_path / "VOCdevkit" / "VOC2012"
     tree.parent.mkdir()

@@ -19,6 +19,8 @@ from vpl.exports import export as exports
 from vpl.exports import onnx as way
 from vpl.network import predict
 
+pytestmark = pytest.mark.slow
+
 SIZES = ((40, 56), (33, 47), (1, 1), (3, 70), (72, 72), (71, 72), (200, 131), (59, 240))
 """Heights and widths in pixels; the trained network sees at most 72."""
 EQUAL = 0.999

@@ -20,6 +20,8 @@ from vpl.judge.ablations import ABLATIONS, NETWORK, Ablation, Setting, crossed, 
 from vpl.judge.material import OwnData, Scenes
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 TINY = Scenes("demo", count=3, side=40)
 PAIR = sweep("phi", "Which Φ?", "prototypes.phi", (0.3, 0.5), marked="0.3")
 

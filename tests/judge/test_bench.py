@@ -49,6 +49,7 @@ def made(clip, config, tree) -> Bench:
     return Bench(clip, classes, views)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [{}, {"prototypes.rounds": 2, "prototypes.refined": True}, {"seeds.kind": "similarity", "refine.box": False}],

@@ -17,6 +17,8 @@ from vpl.judge.forecast import Forecast, duration, size
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"train.crop": 32, "train.batch": 2, "decoder.width": 16, "decoder.heads": 2, "crf.rounds": 1}
 
 

@@ -43,6 +43,7 @@ def test_with_truth(tree, tmp_path):
         assert worse["value"] == 1 and "labels.confidence" in worse["advice"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, {"prototypes.kind": "text"}], ids=str)
 def test_without_truth(tree, tmp_path, values):
     with Run(tmp_path / "run", config_of(tree, **{"data.masks": ""} | values), device="cpu") as run:

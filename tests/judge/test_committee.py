@@ -62,6 +62,7 @@ def test_the_opinion_holds_tags_and_background_alone_at_the_size_of_the_file(cli
         assert set(np.unique(mask)) <= {0, *(tag + 1 for tag in view.tags)}
 
 
+@pytest.mark.slow
 def test_the_opinion_is_better_than_the_configured_masks(bench, drawn, opinions):
     own = miou(drawn[1], bench.masks(preset("scenes"), ("crf",))["crf"])
     assert miou(drawn[1], opinions) > own + 0.05

@@ -133,6 +133,7 @@ def _softmax(x: np.ndarray) -> np.ndarray:
     return powers / powers.sum(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("labels", [1, 2, 3])
 def test_agrees_with_a_lattice_of_dictionaries(size, labels):
@@ -373,6 +374,7 @@ def test_the_number_of_threads_does_not_show(small_cells, mode):
     assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
+@pytest.mark.slow
 def test_the_default_install_has_nothing_to_compile():
     """numba and llvmlite made the CRF 2.1 times as fast by hand-written LLVM and 1.3 times by plain kernels."""
     program = (

@@ -54,6 +54,7 @@ def slow_seeds(clip: FrozenClip, pixels, prototypes, k: int, scale: float, dtype
     return torch.stack(cams), s.detach()
 
 
+@pytest.mark.slow
 @BOTH
 @pytest.mark.parametrize(("spread", "most"), [(1.0, 2.0), (0.001, 1.0)], ids=["apart", "nearly parallel"])
 def test_maps_are_as_near_to_float64_as_plain_float32_is(size, spread, most, clips):
@@ -165,6 +166,7 @@ def test_bfloat16_seeds_are_close(size, clip_folders, clips):
     assert iou > 0.95
 
 
+@pytest.mark.slow
 def test_bfloat16_seeds_are_those_of_float32_on_pocket():
     """IoU of seeds above 0.4 on drawn scenes with their own words, as issue 2 asks."""
     exact, half = (FrozenClip.load("pocket", device="cpu", precision=p) for p in ("float32", "bfloat16"))

@@ -421,6 +421,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_same_curve(finished, tiny_folder, tmp_path):
     """Two CPU processes over gloo, in the environment that accelerate's and torch's launchers give."""
     pytest.importorskip("accelerate")
@@ -448,6 +449,7 @@ def test_two_processes_draw_the_same_curve(finished, tiny_folder, tmp_path):
         torch.testing.assert_close(weights(tmp_path / "run")[name], one, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_kill_and_restart_give_the_same_weights(finished, tiny_folder, tiny_clip, items, tmp_path):
     arguments = [str(tiny_folder), str(tmp_path / "data"), str(tmp_path / "run"), str(tmp_path / "records.json")]
     checkpoint = tmp_path / "run" / "network" / "checkpoint.pt"

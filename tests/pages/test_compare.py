@@ -40,6 +40,7 @@ def runs(tree, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_numbers_differences_and_images(runs):
     data = compare.collect([runs / "text", runs / "vision"])
     assert data.names == ("text", "vision") and data.compared == "labels" and data.measure == "mIoU"

@@ -155,6 +155,7 @@ def test_what_is_absent_is_said_in_one_sentence(own_run):
         assert page.count(sentence) == 1 and sentence.endswith(".")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -111,6 +111,7 @@ def test_stages_stand_after_what_they_are_made_from():
         assert all(names.index(earlier) < names.index(stage.name) for earlier in stage.after), stage.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", KEYS)
 def test_a_changed_value_redoes_exactly(key):
     exact = REDONE.get(key, REDONE.get(key.rpartition(".")[0]))
@@ -119,6 +120,7 @@ def test_a_changed_value_redoes_exactly(key):
     assert all(ids == ({WHOLE} if not STAGES[stage].each else set(IDS)) for stage, ids in found.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in KEYS if REDONE.get(key) != SHOWN])
 def test_a_changed_value_is_named_in_the_reasons(key):
     if key.partition(".")[0] in PLACES:
@@ -192,6 +194,7 @@ def test_a_removed_photograph_is_gone_and_nothing_is_computed_for_the_others():
     assert plan.gone == ("c",) and {work.stage for work in plan.work} == OF_ALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [asked(ids="abcd"), asked(ids="ab"), changed(tags="other")])
 def test_relearning_makes_what_follows_anew(after):
     plan = compare(dataclasses.replace(after, relearn=True), built(asked()), TARGETS)
@@ -263,6 +266,7 @@ def test_what_a_command_never_makes_is_left_with_all_that_needs_it():
 
 
 # --------------------------------------------------------------------------------------------------------- any sequence
+@pytest.mark.slow
 @pytest.mark.parametrize("draw", range(12))
 def test_after_any_changes_the_records_are_those_of_a_fresh_run(draw):
     """The work of any sequence, relearned at the end, leaves what a fresh run of the final inputs records."""

@@ -29,6 +29,8 @@ from vpl.runs.stages import Run
 from vpl.runs.stream import grid_of, grouped
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 30
 CORRUPT, HEADLESS = 7, 12
 """Of these scenes, one's pixels and one's header can't be read."""

@@ -75,6 +75,7 @@ def finished(tree, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_mask_for_each_image_at_its_size(tree, finished):
     for path in sorted((tree / "images" / "train").iterdir()):
         for place in MAP_ROWS:
@@ -131,6 +132,7 @@ def test_a_continued_run_writes_the_same_bytes(tree, finished, tmp_path):
     assert files_of(folder) == wanted and not list(folder.rglob("*.vpl-partial"))
 
 
+@pytest.mark.slow
 def test_kill_and_start_again(tree, finished, tmp_path):
     """kill -9 at growing distances from the start, until the run ends by itself: the same files."""
     folder = tmp_path / "run"
@@ -185,6 +187,7 @@ def test_the_record_tells_the_time_of_each_part(finished):
         assert all(0 <= stage["busy"][kind] <= 1 for kind in ("reading", "encoding", "finishing"))
 
 
+@pytest.mark.slow
 def test_reading_waits_for_a_slow_encoder(tree, tmp_path, monkeypatch):
     """So memory does not grow with the data set."""
     began, go_on = [], threading.Event()
@@ -218,6 +221,7 @@ def short_of_memory(monkeypatch, fits) -> None:
     monkeypatch.setattr(FrozenClip, "encode", encode)
 
 
+@pytest.mark.slow
 def test_out_of_memory_makes_the_results_of_a_smaller_batch(tree, tmp_path, monkeypatch, caplog):
     with Run(tmp_path / "small", config_of(tree, **{"clip.batch": 2})) as run:
         run.labels()
@@ -289,6 +293,7 @@ def short_of_memory_for_crfs(monkeypatch, fits: int) -> list[int]:
     return tried
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fits", [1, 0])
 def test_crfs_that_do_not_fit_into_the_device_halve_the_batch_and_go_to_the_cpu_at_last(
     tree, finished, tmp_path, gpu_crf, monkeypatch, caplog, fits
@@ -359,6 +364,7 @@ def test_images_are_asked_for():
         dataset_of(preset("scenes").data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

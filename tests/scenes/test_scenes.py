@@ -122,6 +122,7 @@ def test_a_large_scene_uses_large_sprites(monkeypatch):
     assert max(sides) > sprites.DRAWN_SIDE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_without_a_mask_the_picture_is_the_same_and_no_mask_is_made(style, monkeypatch, drawn):
     def refuse(objects, size):
