@@ -16,20 +16,26 @@ import pytest
 import vpl
 
 SIGNATURES = {
+    "check": "(images, tags='', *, clip='', values=None, config=None, device='auto')",
     "compare": "(runs, out='compare.html')",
     "dense_crf": "(image, probabilities, *, rounds=10, gaussian_sigma=1.0, gaussian_weight=3.0, bilateral_sigma=67.0, "
     "bilateral_color=3.0, bilateral_weight=4.0, mode='exact')",
     "export": "(run, to, out=None, *, clip=None, progress=...)",
     "load": "(path, clip=None, device='auto')",
     "open_dataset": "(data, classes=None)",
+    "predict": "(model, images, *, protocol=None, probabilities=..., clip=None, device='auto', progress=...)",
     "preset": "(name)",
     "report": "(run)",
+    "run": "(folder, images='', tags='', *, clip='', values=None, config=None, device='auto', workers=None, train=..., "
+    "relearn=..., progress=...)",
+    "segment": "(image, tags, *, clip='', classes=None, config=None, device='auto')",
     "tune": "(folder, config, *, device='auto', workers=2, count=60, progress=...)",
     "ClassSet": "(names, words=..., background=..., colors=..., dropped=...)",
     "Config": "(seed=0, data=..., validation=..., clip=..., prompts=..., seeds=..., prototypes=..., refine=..., "
     "crf=..., labels=..., decoder=..., rsc=..., train=..., predict=...)",
     "FrozenClip": "(weights, architecture, name, tokenizer=None, mean=..., std=..., said=None)",
     "Run": "(folder, config, *, device='auto', image_workers=None, progress=..., relearn=..., makers=None)",
+    "VPL": "(clip='', classes=None, *, config=None, device='auto', workers=None)",
     "Sample": "(id, image, tags, mask, values=None)",
 }
 """What a user may call; a change here is a change of the public face and belongs into CHANGELOG.md."""
@@ -82,7 +88,7 @@ def test_help_tells_the_names():
 
 
 def test_an_unknown_name_is_told():
-    with pytest.raises(AttributeError, match="module 'vpl' has no attribute 'segmnt'; it has ClassSet, Config"):
+    with pytest.raises(AttributeError, match="module 'vpl' has no attribute 'segmnt'; it has VPL, ClassSet"):
         vpl.segmnt  # noqa: B018
 
 

@@ -21,7 +21,7 @@ ROWS = (
     ("runs",),
     ("pages", "exports"),
     ("judge",),
-    ("build", "demo", "cli", "__main__"),
+    ("build", "demo", "notebook", "cli", "__main__"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))

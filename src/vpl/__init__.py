@@ -2,17 +2,17 @@
 
     import vpl
 
-    config = vpl.preset("voc").with_values({"data.images": "VOCdevkit/VOC2012"})
-    with vpl.Run("runs/voc", config) as run:
-        run.labels()                                  # pseudo-masks from tags
-        run.train()                                   # a network that needs no tags
-    vpl.report("runs/voc")
-    network = vpl.load("runs/voc")
-    labels = network.predict("garden.jpg")            # (H, W) uint8: 0 background, c + 1 class c
+    vpl.segment("garden.jpg", ["dog", "chair"]).overlay()   # one image, from its tags, with text prototypes
+    model = vpl.VPL(classes=["dog", "chair", "bus"])
+    model.fit(images, tags)                                 # vision prototypes
+    found = model.segment("garden.jpg", ["dog", "chair"])   # found.labels: (H, W) uint8, 0 background, c + 1 class c
 
-What is a file, a run or a page: `open_dataset`, `Run`, `load`, `tune`, `report`, `compare`, `export`. What is a value:
-`Config`, `preset`, `ClassSet`, `Sample`. What is a tensor: `FrozenClip`, `dense_crf`. Every error that is meant for you
-is a `VplError`. The command line `vpl` is a thin layer over these names.
+    made = vpl.run("runs/mine", "photos", "tags.csv")       # a folder: masks, a network, a report
+    vpl.predict("runs/mine", "more-photos")                 # the network needs no tags
+
+Images at hand: `VPL`, `segment`, `predict`. A folder: `run`, `check`, `Run` (stage by stage), `load`, `tune`, `report`,
+`compare`, `export`, `open_dataset`. What is a value: `Config`, `preset`, `ClassSet`, `Sample`. What is a tensor:
+`FrozenClip`, `dense_crf`. Every error that is meant for you X
 
 Names are loaded on first use, so that `import vpl` is quick.
 """
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from vpl.judge.tune import tune
     from vpl.method.crf import dense_crf
     from vpl.network.predict import load
+    from vpl.notebook.model import VPL, segment
+    from vpl.notebook.runs import check, predict, run
     from vpl.pages.compare import compare
     from vpl.pages.report import report
     from vpl.runs.stages import Run
@@ -41,36 +43,46 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "VPL",
     "ClassSet",
     "Config",
     "FrozenClip",
     "Run",
     "Sample",
     "VplError",
+    "check",
     "compare",
     "dense_crf",
     "export",
     "load",
     "open_dataset",
+    "predict",
     "preset",
     "report",
+    "run",
+    "segment",
     "tune",
 ]
 
 _HOMES = {
+    "VPL": "notebook.model",
     "ClassSet": "classes",
     "Config": "config",
     "FrozenClip": "clip.model",
     "Run": "runs.stages",
     "Sample": "edges.datasets",
     "VplError": "errors",
+    "check": "notebook.runs",
     "compare": "pages.compare",
     "dense_crf": "method.crf",
     "export": "exports.export",
     "load": "network.predict",
     "open_dataset": "edges.datasets",
+    "predict": "notebook.runs",
     "preset": "config",
     "report": "pages.report",
+    "run": "notebook.runs",
+    "segment": "notebook.model",
     "tune": "judge.tune",
 }
 """Name -> the module that it stands in; the block above says the same to type checkers, and a test holds them equal."""
