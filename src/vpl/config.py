@@ -284,6 +284,35 @@ class PrototypeConfig(Section):
 
 
 @dataclass(frozen=True)
+class LookConfig(Section):
+    """METHOD.md 5b: several looks at a photograph, whose votes make the pseudo-mask."""
+
+    name: ClassVar[str] = "looks"
+    makers: tuple[str, ...] = value(
+        ("gradcam",), PAPER, "what says where a tag is (method/looks.py has all); one named twice has two votes"
+    )
+    scales: tuple[float, ...] = value(
+        (1.0,), PAPER, "encoder scales that each maker looks at, times clip.scale; an encoding each", low=0.05, high=8.0
+    )
+    flip: bool = value(False, PAPER, "each maker looks at the mirror image, too; twice the encodings")
+    exponents: tuple[float, ...] = value(
+        (1.0, 1.5, 2.0, 3.0), OURS, "background exponents that the shares of seeds are averaged over",
+        low=0.01, high=20.0,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("makers", "scales", "exponents"):
+            if not getattr(self, name):
+                raise ConfigError(f"looks.{name} is []; expected at least one.")
+
+    @property
+    def vote(self) -> bool:
+        """Whether there is more than the one look that the paper takes."""
+        return (self.makers, self.scales, self.flip) != (("gradcam",), (1.0,), False)
+
+
+@dataclass(frozen=True)
 class CrfConfig(Section):
     """METHOD.md 4: dense CRF."""
 
@@ -426,6 +455,7 @@ class Config:
     seeds: SeedConfig = SeedConfig()
     prototypes: PrototypeConfig = PrototypeConfig()
     refine: RefineConfig = RefineConfig()
+    looks: LookConfig = LookConfig()
     crf: CrfConfig = CrfConfig()
     labels: LabelConfig = LabelConfig()
     decoder: DecoderConfig = DecoderConfig()

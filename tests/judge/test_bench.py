@@ -52,7 +52,12 @@ def made(clip, config, tree) -> Bench:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
-    [{}, {"prototypes.rounds": 2, "prototypes.refined": True}, {"seeds.kind": "similarity", "refine.box": False}],
+    [
+        {},
+        {"prototypes.rounds": 2, "prototypes.refined": True},
+        {"seeds.kind": "similarity", "refine.box": False},
+        {"looks.makers": ("gradcam", "sclip", "words"), "looks.scales": (1.0, 1.5), "looks.flip": True},
+    ],
     ids=str,
 )
 def test_the_masks_of_a_run(made, config, tmp_path, values):

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from vpl.classes import SCENE_NAMES
 from vpl.classes import scenes as scene_classes
@@ -14,6 +13,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import preset
 from vpl.judge import committee
 from vpl.judge.bench import Bench
+from vpl.method import looks
 from vpl.method.metrics import Confusion
 from vpl.method.views import View
 from vpl.scenes.draw import draw
@@ -81,25 +81,6 @@ def test_the_opinion_is_the_same_for_every_setting_that_is_tuned(clip, drawn):
     assert all((one == two).all() for one, two in zip(first, second, strict=True))
 
 
-def test_votes_of_every_maker_are_shares(bench):
-    config = committee.settled(bench, preset("scenes"))
-    for maker in (committee._gradcam_of(bench, config), committee._similarity, committee._patches):
-        shares = bench.each(config.clip, lambda *given, maker=maker: maker(bench, config, *given))
-        for one, view in zip(shares, bench.views, strict=True):
-            assert one.shape == (len(view.tags) + 1, SIDE, SIDE)
-            assert (one >= 0).all() and torch.allclose(one.sum(dim=0), torch.ones(SIDE, SIDE), atol=1e-5)
-
-
-def test_a_mirrored_image_gets_the_mirrored_opinion(clip, drawn):
-    bench = Bench(clip, scene_classes(), drawn[0][:4])
-    config = committee.settled(bench, preset("scenes"))
-    vision = bench.lesson(config)
-    twin = bench.mirrored()
-    twin.once("lesson", twin._learned_from(config), lambda: vision)  # learned from mirrored regions it would differ
-    for one, other in zip(committee.votes(bench, config), committee.votes(twin, config), strict=True):
-        assert torch.allclose(one, other.flip(2), atol=1e-4)
-
-
 def test_text_prototypes_have_an_opinion_too(clip, drawn):
     bench = Bench(clip, scene_classes(), drawn[0][:2])
     made = committee.opinion(bench, preset("scenes").with_values({"prototypes.kind": "text"}))
@@ -108,7 +89,7 @@ def test_text_prototypes_have_an_opinion_too(clip, drawn):
 
 def test_patches_are_not_matched_without_background_words(clip, drawn, monkeypatch):
     """They would all be a tag's."""
-    monkeypatch.setattr(committee, "_patches", None)
+    monkeypatch.setitem(looks.MAKERS, "words", None)
     bench = Bench(clip, scene_classes(), drawn[0][:2])
     made = committee.opinion(bench, preset("scenes").with_values({"prompts.background_words": False}))
     assert len(made) == 2 and all(len(np.unique(mask)) > 1 for mask in made)

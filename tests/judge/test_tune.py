@@ -58,7 +58,8 @@ def test_grids_hold_the_configured_values():
 @pytest.fixture
 def few_looks(monkeypatch):
     """A committee of two makers at one scale."""
-    monkeypatch.setattr(tune.committee, "SCALES", (1.0,))
+    few = {"looks.makers": ("gradcam", "similarity"), "looks.scales": (1.0,), "looks.flip": False}
+    monkeypatch.setattr(tune.committee, "VALUES", tune.committee.VALUES | few)
 
 
 def choose_phi(bench, score):

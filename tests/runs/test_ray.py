@@ -83,9 +83,9 @@ def fresh(learned, tmp_path) -> Path:
     return Path(shutil.copytree(learned, tmp_path / "run"))
 
 
-def bundle(tree: Path, folder: Path, root: str | Path, images: str | None = None, parts: int = 3):
+def bundle(tree: Path, folder: Path, root: str | Path, images: str | None = None, parts: int = 3, **values):
     """The job and the rows of a run as its workers get them, with label maps below `root`."""
-    with Run(folder, config_of(tree)) as run:
+    with Run(folder, config_of(tree, **values)) as run:
         own = run.map_folders(pseudo=True)
         places = {name: str(storage.below(root, path.relative_to(folder).as_posix())) for name, path in own.items()}
         labeller = scaleout._portable(run.labeller())
@@ -125,6 +125,18 @@ def test_a_worker_whose_device_computes_the_crfs_makes_the_same_bytes(tree, loca
     job, rows = bundle(tree, fresh, tmp_path / "out")
     assert not any(row["stop"] for one in rows for row in scaleout.Worker(job)(one))
     assert maps_of(tmp_path / "out") == maps_of(local)
+
+
+def test_a_worker_counts_votes_as_the_local_engine_does(tree, learned, fresh, tmp_path):
+    values = {"looks.makers": ("gradcam", "sclip"), "looks.scales": (1.0, 1.25), "looks.flip": True}
+    own = Path(shutil.copytree(learned, tmp_path / "own"))
+    with Run(own, config_of(tree, **values)) as run:
+        run.labels()
+    for name in ("labels", "seeds/crf", "seeds/text", "seeds/vision", "seeds/refined"):
+        (tmp_path / "out" / name).mkdir(parents=True)
+    job, rows = bundle(tree, fresh, tmp_path / "out", **values)
+    assert not any(row["stop"] for one in rows for row in scaleout.Worker(job)(one))
+    assert maps_of(tmp_path / "out") == maps_of(own)
 
 
 def test_every_attempt_reports_as_many_rows(tree, fresh, tmp_path):

@@ -27,6 +27,7 @@ from vpl.errors import VplError
 from vpl.machine import one_core_each, threads
 from vpl.method import prototypes
 from vpl.method.lesson import Lesson, learn
+from vpl.method.looks import Seen, gathered, votes
 from vpl.method.masks import label_map, pseudo_mask
 from vpl.method.refine import refine_maps
 from vpl.method.regions import Regions, regions
@@ -45,6 +46,7 @@ STAGES = ("text", "vision", "refined")
 MASK_STAGES = (*STAGES, "crf", "labels")
 """Seeds of three stages without CRF, the same with CRF, and pseudo-masks with their ignored pixels."""
 
+_S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
@@ -274,6 +276,7 @@ class Bench:
                 config.seeds,
                 config.prototypes,
                 config.refine,
+                config.looks,
                 config.labels,
                 config.crf,
             )
@@ -281,15 +284,31 @@ class Bench:
             made |= {name: one for name, one in (("crf", likely), ("labels", sure)) if name in stages}
         return {name: made[name] for name in stages}
 
+    def votes(self, config: Config) -> tuple[tuple[Float[Tensor, "_ _ _"], ...], ...]:
+        """What each look says of each image, see `looks.votes`; made as a run makes it, from the same batches."""
+        vision, text = None if config.prototypes.kind == "text" else self.table(config)[0], self.text(config)
+
+        def make(members: tuple[int, ...], features: Features) -> list[tuple[Tensor, ...]]:
+            views = [self.views[number] for number in members]
+            tags = [view.tags for view in views]
+            return gathered(Seen(self.clip, features, tags, text, vision, len(self.classes), config), views)
+
+        return self.each(config.clip, make)
+
     def _pseudo_masks(self, config: Config) -> tuple[tuple, tuple]:
         def make(cam: Tensor, view: View) -> tuple:
             _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
             return pseudo_mask(scores, view, config.labels, config.crf)
 
-        pairs = self.drawn(make, self.refined(config))
+        def count(said: tuple[Tensor, ...], view: View) -> tuple:
+            scores = votes(said, len(view.tags), view.image.shape[:2], config.looks)
+            return pseudo_mask(scores, view, config.labels, config.crf)
+
+        vote = config.looks.vote
+        pairs = self.drawn(count, self.votes(config)) if vote else self.drawn(make, self.refined(config))
         return tuple(one for one, _ in pairs), tuple(one for _, one in pairs)
 
-    def drawn(self, make: Callable[[Tensor, View], _T], maps: Sequence[Tensor]) -> list[_T]:
+    def drawn(self, make: Callable[[_S, View], _T], maps: Sequence[_S]) -> list[_T]:
         """`make` of each image's maps and view, as many at once as there are workers."""
         with one_core_each(), threads(self.workers) as pool:
             return list(pool.map(make, maps, self.views))

@@ -18,6 +18,7 @@ from vpl.config import Config, DataConfig
 from vpl.edges import images
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError
+from vpl.method import looks
 from vpl.network import card, predict, train
 from vpl.sampling import evenly
 
@@ -33,13 +34,21 @@ def check_settings(config: Config, stages: Container[str], clip: FrozenClip, cla
     """Settings of the stages to come that don't fit together.
 
     Raises:
-        ConfigError, ModelError: as training and prediction would.
+        ConfigError, ModelError: as looks, training and prediction would.
     """
     if "network" in stages:
         train.check(config)
         with torch.random.fork_rng(devices=[]):
             card.untrained(config.decoder, clip, len(classes))
         predict.full_protocol(config.predict)
+    if "masks" in stages:
+        background = len(classes.background) if config.prompts.background_words else 0
+        made = looks.makers_of(config.looks, background)
+        if left_out := [name for name in config.looks.makers if name not in made]:
+            log.warning(
+                "the class set has no background words, so looks.makers goes without %s; a classes file may hold some.",
+                ", ".join(left_out),
+            )
 
 
 def check_truth(samples: Sequence[Sample], data: DataConfig, *, scored: bool) -> None:

@@ -46,7 +46,7 @@ CUDA_LANES = 2
 
 PARTS = {
     "reading": ("read",),
-    "encoding": ("encode", "seeds", "refine", "regions", "crf on device"),
+    "encoding": ("encode", "seeds", "refine", "looks", "regions", "crf on device"),
     "finishing": ("upsample", "crf", "write"),
 }
 """The three kinds of threads of a stage, and the parts of the work that each does."""
