@@ -233,6 +233,23 @@ def test_a_cluster_that_does_not_answer(monkeypatch):
         pass
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("AF_UNIX path length cannot exceed 107 bytes: x/plasma_store", "has too long a name for Ray; set TMPDIR"),
+        ("no port is free", r"can't be started on this machine \(no port is free\)"),
+    ],
+)
+def test_a_ray_of_this_machine_that_does_not_start_says_what_to_do(monkeypatch, fault, words):
+    def init(*_, **__):
+        raise OSError(fault)
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    ours = SimpleNamespace(is_initialized=lambda: False, init=init)
+    with pytest.raises(RunError, match=words), scaleout._cluster(ours):
+        pass
+
+
 def test_workers_fit_the_machines():
     def on(device, *machines):
         nodes = [{"Alive": alive, "Resources": one} for alive, one in machines]

@@ -399,9 +399,13 @@ def _cluster(ray: Any) -> Iterator[None]:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **own)
     except (OSError, RuntimeError, ValueError) as error:
         words = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(
-            f"no Ray answers at {address} ({words}); check RAY_ADDRESS, or unset it to use this machine alone."
-        ) from error
+        if address != "local":
+            said = f"no Ray answers at {address} ({words}); check RAY_ADDRESS, or unset it to use this machine alone."
+        elif "AF_UNIX" in words:
+            said = f"the temporary folder {tempfile.gettempdir()} has too long a name for Ray; set TMPDIR to a short one."
+        else:
+            said = f"Ray can't be started on this machine ({words}); mend that, or leave out --engine ray."
+        raise RunError(said) from error
     try:
         yield
     finally:
