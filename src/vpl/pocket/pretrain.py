@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
 import os
 import platform
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 
-from vpl.edges.storage import write_text_atomic
+from vpl.edges.storage import write_bytes_atomic, write_text_atomic
 from vpl.errors import ConfigError, RunError, VplError
 from vpl.machine import device_of
 from vpl.pocket import card
@@ -35,17 +36,6 @@ from vpl.pocket.recipe import Recipe, export, train_tokenizer
 
 CHECKPOINT = "checkpoint.pt"
 LOG = "log.csv"
-
-
-# files
-
-
-def save(path: Path, write: Callable[[Path], object]) -> None:
-    """`write(a temporary path)`, then rename: a kill leaves the old file or the new one, never half of one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    write(temporary)
-    temporary.replace(path)
 
 
 def open_checkpoint(trainer: Trainer, folder: Path) -> None:
@@ -192,7 +182,9 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
         say(f"{count / 1e6:.2f} M parameters, {device}, {precision}; step {trainer.step} of {recipe.steps}")
         held = source.held_out(args.measured)
         for record in train(trainer, source, held, args.every, args.workers):
-            save(args.out / CHECKPOINT, lambda path: torch.save(trainer.state(), path))
+            state = io.BytesIO()
+            torch.save(trainer.state(), state)
+            write_bytes_atomic(args.out / CHECKPOINT, state.getvalue())
             left = (recipe.steps - record.step) * recipe.batch / record.images_per_second / 60
             say(
                 f"step {record.step}/{recipe.steps}  loss {record.loss:.3f}  temperature {record.temperature:.4f}  "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Opened(RunFolder):
             encode; default: the number of cores.
         progress: shows progress.
         relearn: learn prototypes and network again also where only photographs or tags have changed.
+        makers: stage -> what makes its product from the run, for the stages of later rooms (signs, report, exports).
 
     Attributes:
         passing: id -> fingerprint of the photographs that failed in this process.
@@ -66,6 +67,7 @@ class Opened(RunFolder):
         image_workers: int | None = None,
         progress: Progress = silent,
         relearn: bool = False,
+        makers: Mapping[str, Callable[[Any], object]] | None = None,
     ):
         place = team.place()
         super().__init__(folder, config, leads=place.leads)
@@ -73,6 +75,7 @@ class Opened(RunFolder):
         self.image_workers = image_workers or cores()
         self.progress = progress
         self.relearn = relearn
+        self.makers = dict(makers or {})
         self._clip: FrozenClip | None = None
         self._stream: Stream | None = None
         self._dataset: Dataset | None = None

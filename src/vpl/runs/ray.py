@@ -402,7 +402,7 @@ def _cluster(ray: Any) -> Iterator[None]:
         if address != "local":
             said = f"no Ray answers at {address} ({words}); check RAY_ADDRESS, or unset it to use this machine alone."
         elif "AF_UNIX" in words:
-            said = f"the temporary folder {tempfile.gettempdir()} has too long a name for Ray; set TMPDIR to a short one."
+            said = f"the folder {tempfile.gettempdir()} has too long a name for Ray; set TMPDIR to a short one."
         else:
             said = f"Ray can't be started on this machine ({words}); mend that, or leave out --engine ray."
         raise RunError(said) from error

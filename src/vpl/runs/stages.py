@@ -14,55 +14,25 @@ itself, its lock and its record `folder`'s, its files `files`'s; `stream` is the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
-from vpl.config import Config
 from vpl.edges.datasets import Sample
 from vpl.errors import RunError
 from vpl.method.labeller import Labeller
 from vpl.network import team
-from vpl.progress import Progress, silent
 from vpl.runs import checks, inventory, labelling, learning, scoring, teaching
 from vpl.runs.files import read_json
 from vpl.runs.opened import Opened
 from vpl.runs.plan import STAGES, WHOLE, Plan, Work
 
-Maker = Callable[["Run"], object]
-"""Makes the product of a stage that a later room brings."""
-
 
 class Run(Opened):
     """A data set's way through the stages. A context manager: leaving it lets the run folder go.
 
-    Args:
-        folder: made when it is absent.
-        config: what to run. What it changes is made anew, with what follows from it.
-        device: "auto", "cpu", "cuda" or "mps".
-        image_workers: threads that read images, as many that finish them (CRF, writing), and on a CPU as many that
-            encode; default: the number of cores.
-        progress: shows progress.
-        relearn: learn prototypes and network again also where only photographs or tags have changed.
-        makers: stage -> what makes it, for the stages of later rooms (signs, report, exports).
-
-    Raises:
-        RunError: the folder is another's, belongs to another process, or was made by an earlier vpl.
+    What the configuration changes is made anew, with what follows from it. For the arguments see `Opened`.
     """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        config: Config,
-        *,
-        device: str = "auto",
-        image_workers: int | None = None,
-        progress: Progress = silent,
-        relearn: bool = False,
-        makers: Mapping[str, Maker] | None = None,
-    ):
-        super().__init__(folder, config, device=device, image_workers=image_workers, progress=progress, relearn=relearn)
-        self._makers = dict(makers or {})
 
     def bring(self, *targets: str, never: Iterable[str] = (), tell: Callable[[Plan], None] | None = None) -> Plan:
         """Do what the plan says, stage after stage; returns the plan.
@@ -94,7 +64,7 @@ class Run(Opened):
                 own[stage](plan, work)
             else:
                 with self.state.making(stage, work.wanted[WHOLE]):
-                    self._makers[stage](self)
+                    self.makers[stage](self)
             self.note_failures()
             plan = self.plan(targets, never)  # photographs may have failed
         self._note_untimed(plan)
