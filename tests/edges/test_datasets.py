@@ -11,7 +11,7 @@ import pytest
 from vpl import classes as class_sets
 from vpl.classes import ClassSet
 from vpl.config import DataConfig
-from vpl.edges.datasets import Sample, image_files, inside, open_dataset
+from vpl.edges.datasets import Sample, inside, open_dataset
 from vpl.edges.layouts import MOST_LINE_BYTES
 from vpl.errors import DataError
 
@@ -500,20 +500,6 @@ def test_inside(tmp_path):
     for name, words in refused.items():
         with pytest.raises(DataError, match=words):
             inside(root, name)
-
-
-def test_image_files(tmp_path):
-    touch(*(tmp_path / "images" / name for name in ("b.JPG", "a.png", "notes.txt", ".hidden.jpg")))
-    (tmp_path / "images" / "out.jpg").symlink_to("/etc/passwd")
-    found, left_out = image_files(tmp_path / "images")
-    assert found == (tmp_path / "images" / "a.png", tmp_path / "images" / "b.JPG")
-    assert [name for name, _ in left_out] == ["'notes.txt'", "'out.jpg'"] and "is a link out of" in left_out[1][1]
-    assert "is damaged or no image" in left_out[0][1]
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="holds no images; expected files that end with"):
-        image_files(tmp_path / "empty")
-    with pytest.raises(DataError, match="which is no folder"):
-        image_files(tmp_path / "missing")
 
 
 # Real data

@@ -3,6 +3,7 @@
 import math
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -416,10 +417,22 @@ def test_a_photograph_under_its_alpha_channel_is_seen_and_it_is_said(tmp_path, c
     assert (found[:, :40] == 255).all() and np.array_equal(found[:, 40:], image[:, 40:]) and not caplog.text
 
 
-def test_heic_is_called_by_its_name(tmp_path):
+def test_heic_is_read_with_its_extra(tmp_path):
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    image = photograph(40, 56)
+    Image.fromarray(image).save(tmp_path / "a.heic", quality=90)
+    found = images.read_image(tmp_path / "a.heic")
+    assert found.shape == image.shape and images.image_size(tmp_path / "a.heic") == (40, 56)
+    assert np.abs(found.astype(int) - image).mean() < 8
+
+
+def test_heic_is_called_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60))
     for read in (images.read_image, images.image_size):
-        with pytest.raises(DataError, match=r"a\.heic is a HEIC photograph, which can't be read; convert it to JPEG"):
+        with pytest.raises(DataError, match=r"a\.heic is a HEIC photograph, which can't be read without"):
             read(tmp_path / "a.heic")
 
 

@@ -20,11 +20,11 @@ from vpl.clip.model import FrozenClip
 from vpl.config import PredictConfig
 from vpl.edges import images
 from vpl.edges.datasets import Sample
-from vpl.errors import ConfigError, DataError, ModelError, RunError
+from vpl.errors import ConfigError, DataError, ModelError
 from vpl.method import crf
 from vpl.network import hub, predict, train
 from vpl.network.head import Sight
-from vpl.network.predict import SINGLE, Protocol, predict_folder
+from vpl.network.predict import SINGLE, Protocol
 
 FULL = Protocol((0.75, 1.0), flip=True, crf=True)
 
@@ -291,29 +291,10 @@ def test_evaluation_hands_on_the_maps_of_the_second_protocol(predictor, items):
     assert np.array_equal(kept[items[3].id], predictor.predict(items[3].image, protocol=predictor.full))
 
 
-# ----------------------------------------------------------------------------------------------------------- folders
-def test_a_folder_becomes_masks_probabilities_and_overlays(predictor, tmp_path):
-    source, out = tmp_path / "in", tmp_path / "out"
-    source.mkdir()
-    for number in range(2):
-        Image.fromarray(picture(20 + number, 30, number)).save(source / f"{number}.png")
-    Image.fromarray(picture()).save(source / "1.jpg")
-    (source / "broken.png").write_bytes(b"no image")
-    failures = list(predict.predict_folder(predictor, source, out, SINGLE, predict.Outputs(True, True)))
-    assert sorted(name for name, _ in failures) == ["1.png", "broken.png"]
-    labels, shares = predictor.predict(source / "0.png", probabilities=True)
-    assert np.array_equal(images.read_mask(out / "0.png"), labels)
-    np.testing.assert_allclose(np.load(out / "0.npz")["probabilities"], shares, atol=1e-3)
-    assert images.read_image(out / "overlays" / "0.png").shape == (20, 30, 3)
-    before = (out / "0.png").stat().st_mtime_ns
-    list(predict.predict_folder(predictor, source, out, SINGLE))
-    assert (out / "0.png").stat().st_mtime_ns == before
-
-
 def test_labels_at_another_size_are_the_argmax_of_the_resized_shares():
     shares = torch.rand(6, 5, 7, generator=torch.Generator().manual_seed(0))
     expected = F.interpolate(shares[None], (23, 17), mode="bilinear", align_corners=False)[0].argmax(0)
-    assert np.array_equal(predict._labels(shares, (23, 17)), expected.numpy())
+    assert np.array_equal(predict.Answer(shares, (23, 17)).labels(), expected.numpy())
 
 
 def test_out_of_memory_looks_at_the_mirror_image_by_itself(predictor, monkeypatch, caplog):
@@ -331,57 +312,3 @@ def test_out_of_memory_looks_at_the_mirror_image_by_itself(predictor, monkeypatc
     np.testing.assert_allclose(apart, together, atol=1e-5)
     assert (predictor.predict(picture(), protocol=protocol) == labels).all()
     assert len([record for record in caplog.records if "mirror image" in record.getMessage()]) == 1
-
-
-def test_an_image_that_fits_in_no_memory_is_skipped_and_told(predictor, tmp_path, monkeypatch):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for name, width in (("large", 96), ("small", 40)):
-        Image.fromarray(picture(40, width)).save(folder / f"{name}.png")
-
-    def encode(clip, pixels, *given, real=FrozenClip.encode, **named):
-        if pixels.shape[3] > 48:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return real(clip, pixels, *given, **named)
-
-    monkeypatch.setattr(FrozenClip, "encode", encode)
-    monkeypatch.setattr(predictor, "_views_at_once", 2)
-    failures = list(predict_folder(predictor, folder, tmp_path / "out", Protocol(flip=True)))
-    assert [name for name, _ in failures] == ["large.png"] and "too small for this image at 40 x 96" in failures[0][1]
-    assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["small.png"]
-
-
-def test_a_folder_never_keeps_another_networks_masks(predictor, tmp_path):
-    photos, out = tmp_path / "photos", tmp_path / "out"
-    photos.mkdir()
-    images.write_image(photos / "a.png", picture(40, 56))
-
-    def made(network, protocol=SINGLE):
-        assert list(predict.predict_folder(network, photos, out, protocol)) == []
-        return (out / "a.png").stat().st_mtime_ns
-
-    first = made(predictor)
-    assert made(predictor) == first, "a second time nothing is done"
-    other = with_settings(predictor, clip_hash="another")
-    second = made(other)
-    assert second != first and made(other) == second
-    third = made(other, FULL)
-    assert third != second, "another protocol"
-    images.write_image(photos / "a.png", picture(40, 57))
-    assert made(other, FULL) != third and images.read_mask(out / "a.png").shape == (40, 57), "another photograph"
-
-
-def test_no_file_of_the_user_is_written_over(predictor, tmp_path):
-    out = tmp_path / "out"
-    (out / "overlays").mkdir(parents=True)
-    images.write_image(out / "overlays" / "a.png", picture(40, 56))
-    before = (out / "overlays" / "a.png").read_bytes()
-    overlays = predict.Outputs(overlays=True)
-    with pytest.raises(RunError, match="is a folder that is read from"):
-        list(predict.predict_folder(predictor, out / "overlays", out, outputs=overlays))
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    images.write_image(photos / "a.png", picture(40, 56))
-    with pytest.raises(DataError, match="was not made by vpl"):
-        list(predict.predict_folder(predictor, photos, out, outputs=overlays))
-    assert (out / "overlays" / "a.png").read_bytes() == before and not (out / "a.png").exists()

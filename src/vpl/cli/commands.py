@@ -173,16 +173,21 @@ def _close(run: Run, out: str | None) -> int:
 
 
 def _predict(given: argparse.Namespace) -> int:
-    from vpl.network import predict
+    from vpl.network import delivery, predict
 
     if (given.folder is None) == (given.model is None):
-        raise ConfigError("expected one run folder: vpl predict RUN --images DIR --out DIR.")
+        raise ConfigError("expected one run folder: vpl predict RUN --images PHOTOS --out DIR.")
+    if given.fast and given.protocol == "multi":
+        raise ConfigError("--fast is --protocol single; give one of the two.")
+    wanted = delivery.Outputs(
+        given.probabilities, given.overlays, given.scores, given.confidence, given.overwrite, given.every
+    )
     predictor = predict.load(given.folder or given.model, given.clip, given.device)
-    wanted = predict.Outputs(probabilities=given.probabilities, overlays=given.overlays)
-    protocol = predict.SINGLE if given.fast else predictor.full
-    failures = list(predict.predict_folder(predictor, given.images, given.out, protocol, wanted, progress=bar))
-    for name, reason in failures:
+    protocol = predict.SINGLE if given.fast or given.protocol == "single" else predictor.full
+    failures = 0
+    for name, reason in delivery.deliver(predictor, given.images, given.out, protocol, wanted, progress=bar):
         print(f"skipped {name}: {reason}", file=sys.stderr)
+        failures += 1
     print(f"masks in {given.out}")
     return 1 if failures else 0
 

@@ -197,12 +197,28 @@ def _config(one: argparse.ArgumentParser) -> None:
 def _predict(one: argparse.ArgumentParser) -> None:
     one.add_argument("folder", type=Path, nargs="?", metavar="RUN", help="a run folder with a trained network")
     one.add_argument("--model", type=Path, metavar="RUN", help="the same as RUN")
-    one.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of photographs")
+    one.add_argument(
+        "--images", nargs="+", required=True, metavar="IMAGES",
+        help="photographs or films: files, folders (with their sub-folders), patterns",
+    )  # fmt: skip
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the masks go")
     one.add_argument("--clip", metavar="CLIP", help="where the CLIP of the network lies now, if elsewhere")
-    one.add_argument("--fast", action="store_true", help="one scale, no flip, no CRF")
+    one.add_argument(
+        "--protocol", choices=("single", "multi"),
+        help="one scale; or several scales, mirror images and a CRF (default: multi)",
+    )  # fmt: skip
+    one.add_argument("--fast", action="store_true", help="the same as --protocol single")
+    one.add_argument(
+        "--confidence", type=float, default=0.0, metavar="SHARE",
+        help=_default("pixels whose label is less probable become 255, 0 to 1", 0.0),
+    )  # fmt: skip
+    one.add_argument("--scores", action="store_true", help="also write what was found and how sure (scores.csv)")
+    _count(one, "--every", 1, "of a film, every how many frames")
+    one.add_argument("--overwrite", action="store_true", help="make all again, and replace files that vpl did not make")
     one.add_argument("--probabilities", action="store_true", help="also write the probabilities (npz)")
-    one.add_argument("--overlays", action="store_true", help="also write the masks in colour over the photographs")
+    one.add_argument(
+        "--overlays", action="store_true", help="also write the masks in colour over the photographs or films"
+    )
     _device_flag(one)
 
 

@@ -19,11 +19,11 @@ from vpl.classes import ClassSet
 from vpl.config import DataConfig
 from vpl.edges import storage, tags
 from vpl.edges.layouts import LAYOUTS, Row, Source
-from vpl.edges.names import Finder, existing_folder, image_files, inside, listing, located, shown
+from vpl.edges.names import Finder, existing_folder, inside, listing, located, shown
 from vpl.edges.truth import meaning
 from vpl.errors import ConfigError, DataError
 
-__all__ = ["Dataset", "Sample", "image_files", "inside", "open_dataset"]
+__all__ = ["Dataset", "Sample", "inside", "open_dataset"]
 
 _LONGEST_FILE_NAME = 255
 _SHOWN_PROBLEMS = 5

@@ -77,8 +77,9 @@ def read_image(source: Picture, max_side: int | None = None) -> UInt8[np.ndarray
     `max_side` is decoded at a lower resolution and takes far less.
 
     Args:
-        source: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000, as a local path or a URL (storage.py); a PIL
-            image, read from its file again where that is open still; or an array (H, W, 3) RGB or (H, W) grey, uint8.
+        source: JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF, JPEG 2000 or HEIC (extra `heic`), as a local path or a
+            URL (storage.py); a PIL image, read from its file again where that is open still; or an array (H, W, 3) RGB
+            or (H, W) grey, uint8.
         max_side: an image with a longer side, in pixels, is scaled down to `size_within` (Lanczos).
 
     Raises:
@@ -272,8 +273,8 @@ def _opened(path: Path | str, formats: tuple[str, ...] | None = None) -> Iterato
         _told(path, "PNG" if formats else "a JPEG, PNG, WebP, TIFF, BMP, GIF, PPM, AVIF or JPEG 2000"),
         _regular(path) as file,
     ):
-        _refuse_heic(path, file)
-        with Image.open(cast(IO[bytes], file), formats=formats or _known_formats()) as image:
+        known = ("HEIF",) if _is_heic(path, file) and not formats else formats or _known_formats()
+        with Image.open(cast(IO[bytes], file), formats=known) as image:
             yield _within_bounds(path, image)
 
 
@@ -285,12 +286,21 @@ def _within_bounds(name: Path | str, image: Image.Image) -> Image.Image:
     return image
 
 
-def _refuse_heic(path: Path | str, file: io.BufferedIOBase) -> None:
-    """Phones' HEIC has a name of its own: Pillow would call it damaged."""
+def _is_heic(path: Path | str, file: io.BufferedIOBase) -> bool:
+    """Whether it is a phone's HEIC, which Pillow itself would call damaged and reads with the extra `heic`."""
     head = file.read(12)
     file.seek(0)
-    if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
-        raise DataError(f"{path} is a HEIC photograph, which can't be read; convert it to JPEG, or PNG.")
+    if head[4:8] != b"ftyp" or head[8:12] not in _HEIC:
+        return False
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise DataError(
+            f"{path} is a HEIC photograph, which can't be read without pillow-heif; convert it to JPEG, or "
+            'pip install "vpl-seg[heic]".'
+        ) from error
+    pillow_heif.register_heif_opener()
+    return True
 
 
 @contextlib.contextmanager

@@ -12,13 +12,13 @@ import stat
 import unicodedata
 from pathlib import Path
 
-from vpl.edges import images, storage
+from vpl.edges import storage
 from vpl.errors import DataError
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif",
-    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx",
 )  # fmt: skip
 """Suffixes, in small letters, of the formats that images.py decodes."""
 _SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin"})
@@ -165,32 +165,6 @@ class Finder:
         if len(found) > 1:
             raise DataError(f"the file name {shown(name)} could be {' or '.join(found[:3])}; write the suffix.")
         return f"{above}/{found[0]}" if above and found else found[0] if found else ""
-
-
-def image_files(folder: str | Path) -> tuple[tuple[Path, ...], tuple[tuple[str, str], ...]]:
-    """The images of a folder, sorted by name, and what was left out (name, why). System files are passed over.
-
-    A file without a suffix of an image is opened: what begins as an image is one.
-
-    Raises:
-        DataError: there is no such folder, or no image in it.
-    """
-    folder = existing_folder(str(folder), "the folder of images")
-    found, left_out = [], []
-    for name in listing(folder):
-        try:
-            path = inside(folder, name)
-            if not name.lower().endswith(IMAGE_SUFFIXES):
-                if path.is_dir():
-                    raise DataError("a folder is not looked into; give it as the folder of images.")
-                images.image_size(path)
-            found.append(path)
-        except DataError as error:
-            left_out.append((shown(name), str(error)))
-    if not found:
-        told = f" {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
-        raise DataError(f"{folder} holds no images; expected files that end with {', '.join(IMAGE_SUFFIXES)}.{told}")
-    return tuple(found), tuple(left_out)
 
 
 def existing_folder(given: str, key: str) -> Path:

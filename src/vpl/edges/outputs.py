@@ -60,8 +60,11 @@ class Made:
         """Whether these files are there and were made from just this."""
         return all(self._known.get(name) == fingerprint and (self.folder / name).is_file() for name in names)
 
-    def begin(self, names: Iterable[str]) -> None:
+    def begin(self, names: Iterable[str], replace: bool = False) -> None:
         """Say that these files are about to be written.
+
+        Args:
+            replace: also those that are there and not ours.
 
         Raises:
             DataError: one of them is there and is not ours.
@@ -71,10 +74,13 @@ class Made:
         there = [name for name in names if (self.folder / name).exists() or (self.folder / name).is_symlink()]
         if any(name not in self._known for name in there):
             self._known = self._read() | self._known  # another process may have made it since
-        for name in there:
+        for name in () if replace else there:
             path = self.folder / name
             if name not in self._known:
-                raise DataError(f"{path} is there and was not made by vpl here; move it away, or name another folder.")
+                raise DataError(
+                    f"{path} is there and was not made by vpl here; move it away, name another folder, "
+                    "or give --overwrite."
+                )
         self._note(names, "")
 
     def finish(self, names: Iterable[str], fingerprint: str) -> None:

@@ -9,14 +9,11 @@ classes · h w patch grid · H W pixels. Labels: 0 background, c + 1 class c. Tr
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import io
-import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
@@ -28,13 +25,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vpl.classes import IGNORE
 from vpl.clip.model import FrozenClip
 from vpl.config import PredictConfig
-from vpl.edges import images, locks, sheet, storage
-from vpl.edges.datasets import Sample, image_files
-from vpl.edges.outputs import Made, check_apart
+from vpl.edges import images
+from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
-from vpl.errors import ConfigError, DataError, ModelError, RunError
+from vpl.errors import ConfigError, DataError, ModelError
 from vpl.machine import device_of, out_of_memory
 from vpl.method import crf
 from vpl.method.metrics import Confusion
@@ -70,6 +67,26 @@ class Evaluation:
     single: Confusion
     full: Confusion
     images: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Probabilities of background and each class, at the size (h, w) that an image was looked at, not its own (H, W).
+
+    What is made from them has the image's own size; C+1 values per pixel are held there only where they are asked for.
+    """
+
+    shares: Float[Tensor, "P h w"]
+    size: tuple[int, int]
+
+    def labels(self, confidence: float = 0.0) -> UInt8[np.ndarray, "H W"]:
+        """The most probable label of each pixel; 255 where its probability is below `confidence`."""
+        return _labels(self.shares, self.size, confidence)
+
+    def probabilities(self) -> Float[np.ndarray, "P H W"]:
+        """Of background and each class."""
+        same = self.shares.shape[1:] == self.size
+        return (self.shares if same else to_pixels(self.shares[None], self.size)[0]).float().cpu().numpy()
 
 
 class Predictor:
@@ -121,10 +138,19 @@ class Predictor:
         Raises:
             DataError: the image can't be read, is an array of another kind, or is too large for the device's memory.
         """
+        answer = self.answer(image, protocol)
+        return (answer.labels(), answer.probabilities()) if probabilities else answer.labels()
+
+    def answer(self, image: images.Picture, protocol: Protocol = SINGLE) -> Answer:
+        """What the network says of one image, before it is a label map.
+
+        Raises:
+            DataError: as `predict`.
+        """
         pixels, size = images.read_with_size(image, self.card.max_side)
         while True:
             try:
-                return self._predict(pixels, size, probabilities, protocol)
+                return Answer(self._answered(pixels, protocol), size)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
@@ -139,17 +165,12 @@ class Predictor:
             log.warning("the device's memory is too small for an image and its mirror image; going on one by one.")
             self._views_at_once = 1
 
-    def _predict(
-        self, pixels: UInt8[np.ndarray, "h w 3"], size: tuple[int, int], probabilities: bool, protocol: Protocol
-    ) -> UInt8[np.ndarray, "H W"] | tuple[UInt8[np.ndarray, "H W"], Float[np.ndarray, "P H W"]]:
+    def _answered(self, pixels: UInt8[np.ndarray, "h w 3"], protocol: Protocol) -> Float[Tensor, "P h w"]:
         shares = self._shares(pixels, protocol)
         if protocol.crf:
             there = torch.from_numpy(pixels).to(self._device)
             shares = crf.dense_crfs([there], [shares], self.card.crf)[0]
-        if not probabilities:
-            return _labels(shares, size)
-        full = shares if shares.shape[1:] == size else to_pixels(shares[None], size)[0]
-        return _labels(shares, size), full.float().cpu().numpy()
+        return shares
 
     @torch.no_grad()
     def _shares(self, image: UInt8[np.ndarray, "H W 3"], protocol: Protocol) -> Float[Tensor, "P H W"]:
@@ -285,106 +306,6 @@ def evaluate(
     return Evaluation(single, full, count)
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What `predict_folder` writes beside the masks: probabilities (STEM.npz), masks in colour over the images."""
-
-    probabilities: bool = False
-    overlays: bool = False
-
-
-def predict_folder(
-    predictor: Predictor,
-    folder: str | Path,
-    out: str | Path,
-    protocol: Protocol = SINGLE,
-    outputs: Outputs = Outputs(),
-    progress: Callable[[Iterable, int, str], Iterable] | None = None,
-) -> Iterator[tuple[str, str]]:
-    """A palette PNG per image of a folder, `out/STEM.png`; yields the images that could not be used, and why.
-
-    Images whose files were made from this network, these settings and this very photograph are passed over, so that a
-    killed run goes on where it was; files that vpl did not make are never replaced (edges/outputs).
-
-    Raises:
-        DataError: the folder holds no images, or none that can be used.
-        RunError: `out` can't be written, or it or its overlays are the folder of the images.
-    """
-    (files, left_out), out = image_files(folder), Path(out)
-    overlays = out / "overlays"
-    check_apart([out, overlays] if outputs.overlays else [out], [folder])
-    try:
-        (overlays if outputs.overlays else out).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{out} can't be made ({error.strerror}); name another folder.") from error
-    failed, first = 0, ""
-    with _shared(out):
-        for name, reason in itertools.chain(left_out, _each(predictor, files, out, protocol, outputs, progress)):
-            failed, first = failed + 1, first or f"{name}: {reason}"
-            yield name, reason
-    if failed == len(files) + len(left_out):
-        raise DataError(f"no image of {folder} could be used ({failed} skipped); the first: {first}")
-
-
-@contextlib.contextmanager
-def _shared(out: Path) -> Iterator[None]:
-    """Other processes may write into the folder too; one that is alone removes what a killed one left half written."""
-    with locks.alone(out) as alone:
-        if alone:
-            for partial in out.rglob(f".*{storage.PARTIAL}"):
-                partial.unlink(missing_ok=True)
-        yield
-
-
-def _each(
-    predictor: Predictor,
-    files: Sequence[Path],
-    out: Path,
-    protocol: Protocol,
-    outputs: Outputs,
-    progress: Callable[[Iterable, int, str], Iterable] | None,
-) -> Iterator[tuple[str, str]]:
-    """`predict_folder` over its files."""
-    palette, stems, made = predictor.classes.palette(), set(), Made(out)
-    for file in progress(files, len(files), "predict") if progress else files:
-        if file.stem in stems:
-            yield file.name, "another image of this folder has the same name but for its suffix; rename one."
-            continue
-        stems.add(file.stem)
-        mask, shares, picture = f"{file.stem}.png", f"{file.stem}.npz", f"overlays/{file.stem}.png"
-        wanted = [mask, *([shares] if outputs.probabilities else []), *([picture] if outputs.overlays else [])]
-        try:
-            fingerprint = _fingerprint_of(predictor, protocol, file)
-            if made.is_fresh(wanted, fingerprint):
-                continue
-            made.begin(wanted)
-            labels, probabilities = predictor.predict(file, True, protocol) if outputs.probabilities else (
-                predictor.predict(file, protocol=protocol), None
-            )  # fmt: skip
-            image = images.read_image(file) if outputs.overlays else None
-        except DataError as error:
-            yield file.name, str(error)
-            continue
-        if probabilities is not None:
-            packed = io.BytesIO()
-            np.savez_compressed(packed, probabilities=probabilities.astype(np.float16))
-            storage.write_bytes_atomic(out / shares, packed.getvalue())
-        if image is not None:
-            images.write_image(out / picture, sheet.overlay(image, labels, palette))
-        images.write_mask(out / mask, labels, palette)
-        made.finish(wanted, fingerprint)
-
-
-def _fingerprint_of(predictor: Predictor, protocol: Protocol, photograph: Path) -> str:
-    """What the outputs of a photograph depend on: network, settings, its bytes."""
-    try:
-        with storage.open_bytes(photograph) as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"the image {photograph} can't be read ({error.strerror}); replace the file.") from error
-    return hashlib.sha256(f"{predictor.fingerprint} {protocol} {content}".encode()).hexdigest()
-
-
 def full_protocol(config: PredictConfig) -> Protocol:
     """The second protocol of METHOD.md 6, as `predict` of the configuration says.
 
@@ -405,15 +326,15 @@ def window_starts(length: int, window: int) -> list[int]:
     return [round(number * (length - window) / (count - 1)) for number in range(count)]
 
 
-def _labels(shares: Float[Tensor, "P h w"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
+def _labels(shares: Float[Tensor, "P h w"], size: tuple[int, int], confidence: float) -> UInt8[np.ndarray, "H W"]:
     """argmax at another size, one class at a time so that memory does not grow with the classes."""
-    if shares.shape[1:] == size:
-        return shares.argmax(dim=0).to(torch.uint8).cpu().numpy()
-    best = to_pixels(shares[None, :1], size)[0, 0]
+    same = shares.shape[1:] == size
+    best = shares[0].clone() if same else to_pixels(shares[None, :1], size)[0, 0]
     labels = torch.zeros(size, dtype=torch.uint8, device=shares.device)
     for number in range(1, len(shares)):
-        one = to_pixels(shares[None, number : number + 1], size)[0, 0]
+        one = shares[number] if same else to_pixels(shares[None, number : number + 1], size)[0, 0]
         higher = one > best
         best = torch.where(higher, one, best)
         labels.masked_fill_(higher, number)
+    labels.masked_fill_(best < confidence, IGNORE)
     return labels.cpu().numpy()

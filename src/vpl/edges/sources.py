@@ -1,0 +1,217 @@
+"""What people give as "these images": a file, a folder, a pattern, a list, a picture in memory -> named pictures.
+
+    garden.jpg          -> garden
+    photos/             -> every image below it, sub-folders kept: day1/garden
+    photos/**/*.jpg     -> what the pattern finds, named below its fixed part
+    [a.jpg, day2/, ...] -> all of them, one after the other
+    an array, a PIL image -> named by its place in the list
+
+A name is that of the results: "/" between folders, no suffix. What can't be used is named with its reason, never passed
+over in silence; only what an operating system puts beside photographs, hidden files and folders that vpl itself has
+filled are. No image is decoded here.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from vpl.edges import images, outputs, storage
+from vpl.edges.names import CONTROL, IMAGE_SUFFIXES, inside, is_system, listing, shown
+from vpl.errors import DataError
+
+FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg")
+"""Suffixes, in small letters, of the films that film.py opens."""
+
+_MAGIC = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One picture, or one film.
+
+    Attributes:
+        name: of its results, "/" between folders, no suffix.
+        image: what `images.read_image` reads; a path where `is_film`.
+        where: what messages call it.
+    """
+
+    name: str
+    image: images.Picture
+    where: str
+
+    @property
+    def is_film(self) -> bool:
+        """Whether it is a film and not a photograph."""
+        return isinstance(self.image, (str, Path)) and str(self.image).lower().endswith(FILM_SUFFIXES)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What was found, in order, and what was left out: (name, why)."""
+
+    found: tuple[Found, ...]
+    left_out: tuple[tuple[str, str], ...]
+    folders: tuple[Path, ...] = ()
+    """Folders that are read from: nothing may be written into them."""
+
+
+def read(given: object, without: Iterable[Path] = ()) -> Sources:
+    """All pictures that are meant, each name once.
+
+    Args:
+        given: a path, a pattern, a URL, a picture in memory, or several of them; see the table above.
+        without: folders that are not looked into: where results go.
+
+    Raises:
+        DataError: a file, folder or pattern that was given finds nothing, or is of another kind.
+    """
+    passed = {one.resolve() for one in without}
+    found: list[Found] = []
+    left_out: list[tuple[str, str]] = []
+    folders: dict[Path, None] = {}
+    if isinstance(given, (str, Path, Image.Image, np.ndarray)):
+        items = [given]
+    elif isinstance(given, Iterable):
+        items = list(given)
+    else:
+        raise DataError(f"the images are a {type(given).__name__}; expected a path, a picture, or a list of them.")
+    if not items:
+        raise DataError("no image was given; expected a file, a folder, a pattern, or a list of them.")
+    for number, one in enumerate(items):
+        part = _one(one, number, passed)
+        found += part.found
+        left_out += part.left_out
+        folders |= dict.fromkeys(part.folders)
+    kept, doubles = _each_once(_apart(found))
+    if not kept:
+        told = f" {left_out[0][0]}: {left_out[0][1]}" if left_out else ""
+        raise DataError(
+            f"{_told(items)} holds no images; expected files that end with {', '.join(IMAGE_SUFFIXES)}.{told}"
+        )
+    return Sources(tuple(kept), (*left_out, *doubles), tuple(folders))
+
+
+def _one(given: object, number: int, passed: set[Path]) -> Sources:
+    if isinstance(given, (Image.Image, np.ndarray)):
+        return Sources((Found(str(number), given, f"image {number}"),), ())
+    if not isinstance(given, (str, Path)):
+        raise DataError(f"image {number} is a {type(given).__name__}; expected a path, a PIL image or a uint8 array.")
+    if storage.is_url(given):
+        name = given.partition("://")[2].rstrip("/").rpartition("/")[2]
+        return Sources((Found(_stem(name), given, given),), ())
+    path = Path(given)
+    try:
+        if path.is_dir():
+            return _folder(path, passed)
+        there = path.exists()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{shown(str(given))} can't be used as a path ({error}); check it.") from error
+    if there or not _MAGIC.search(str(given)):
+        if not there:
+            raise DataError(f"there is no file or folder {given}; check the path.")
+        return Sources((Found(_stem(path.name), path, path.name),), (), (path.parent,))
+    return _pattern(str(given), passed)
+
+
+def _folder(folder: Path, passed: set[Path]) -> Sources:
+    found: list[Found] = []
+    left_out: list[tuple[str, str]] = []
+    for name in _below(folder, passed, left_out):
+        try:
+            path = inside(folder, name)
+            if not name.lower().endswith((*IMAGE_SUFFIXES, *FILM_SUFFIXES)):
+                images.image_size(path)
+            found.append(Found(_stem(name), path, name))
+        except DataError as error:
+            left_out.append((shown(name), str(error)))
+    return Sources(tuple(found), tuple(left_out), (folder,))
+
+
+def _below(folder: Path, passed: set[Path], left_out: list[tuple[str, str]], above: str = "") -> Iterator[str]:
+    """Names of all files below a folder, a folder's files before its sub-folders'."""
+    deeper = []
+    for one in listing(folder):
+        name, path = f"{above}{one}", folder / one
+        if not path.is_dir():
+            yield name
+        elif path.is_symlink():
+            left_out.append((shown(name), "a link to a folder is not followed; give that folder itself too."))
+        elif one.lower().endswith((*IMAGE_SUFFIXES, *FILM_SUFFIXES)) and not listing(path):
+            left_out.append((shown(name), "it is an empty folder; expected an image."))
+        elif path.resolve() not in passed and not (path / outputs.NAME).exists():
+            deeper.append((path, f"{name}/"))
+    for path, name in deeper:
+        try:
+            yield from _below(path, passed, left_out, name)
+        except DataError as error:
+            left_out.append((shown(name), str(error)))
+
+
+def _pattern(pattern: str, passed: set[Path]) -> Sources:
+    parts = Path(pattern).parts
+    fixed = Path(*parts[: next(number for number, part in enumerate(parts) if _MAGIC.search(part))])
+    found: list[Found] = []
+    left_out: list[tuple[str, str]] = []
+    folders: dict[Path, None] = {}
+    for text in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 (a pattern may be absolute, or climb)
+        path = Path(text)
+        if path.is_dir() or is_system(path.name) or any(path.resolve().is_relative_to(one) for one in passed):
+            continue
+        name = path.relative_to(fixed).as_posix() if fixed.parts else path.as_posix()
+        if CONTROL.search(name):
+            left_out.append((shown(name), "the name holds control characters; rename the file."))
+            continue
+        folders[path.parent] = None
+        found.append(Found(_stem(name), path, name))
+    if not found and not left_out:
+        raise DataError(f"the pattern {pattern} finds no file; check it, and quote it where the shell reads it too.")
+    return Sources(tuple(found), tuple(left_out), tuple(folders))
+
+
+def _apart(found: list[Found]) -> list[Found]:
+    """Files of several places whose names are the same: by their names below the folder that holds them all."""
+    names: dict[str, set[str]] = {}
+    for one in found:
+        if isinstance(one.image, Path):
+            names.setdefault(one.name, set()).add(os.path.realpath(one.image.parent))
+    if all(len(places) < 2 for places in names.values()):
+        return found
+    whole = {id(one): one.image.parent.resolve() / one.image.name for one in found if isinstance(one.image, Path)}
+    above = os.path.commonpath([path.parent for path in whole.values()])
+    return [
+        Found(_stem(path.relative_to(above).as_posix()), one.image, path.relative_to(above).as_posix())
+        if (path := whole.get(id(one)))
+        else one
+        for one in found
+    ]
+
+
+def _each_once(found: list[Found]) -> tuple[list[Found], list[tuple[str, str]]]:
+    """The first of each name; another file of the same name is left out, the same file again is not told."""
+    kept: dict[str, Found] = {}
+    doubles = []
+    for one in found:
+        first = kept.setdefault(one.name, one)
+        if first is not one and not (isinstance(one.image, (str, Path)) and one.image == first.image):
+            reason = f"another image, {first.where}, has the same name but for its suffix; rename one."
+            doubles.append((one.where, reason))
+    return list(kept.values()), doubles
+
+
+def _stem(name: str) -> str:
+    """A name without its suffix, where it is one of an image or a film."""
+    low = name.lower()
+    suffix = next((one for one in (*IMAGE_SUFFIXES, *FILM_SUFFIXES) if low.endswith(one)), "")
+    return name[: len(name) - len(suffix)] if suffix and len(suffix) < len(name.rpartition("/")[2]) else name
+
+
+def _told(items: list) -> str:
+    return str(items[0]) if len(items) == 1 else f"{items[0]} and {len(items) - 1} more"

@@ -1,0 +1,243 @@
+"""Masks of many photographs and films, into a folder: what is there and fresh is passed over, what is not ours is left.
+
+    OUT/day1/garden.png            the mask of day1/garden.jpg, palette PNG
+    OUT/day1/garden.npz            probabilities of background and each class, float16
+    OUT/overlays/day1/garden.png   the mask in colour over the photograph
+    OUT/walk/000000.png, ...       the masks of a film's frames; OUT/overlays/walk.mp4 the film with its masks
+    OUT/scores/day1/garden.json    what was found, and how sure; OUT/scores.csv all of them
+
+Label values: 0 background, c + 1 class c, 255 below the wanted confidence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import itertools
+import json
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vpl.edges import film, images, locks, sheet, sources, storage
+from vpl.edges.outputs import Made, check_apart
+from vpl.edges.sources import Found
+from vpl.errors import ConfigError, DataError, RunError
+from vpl.network.predict import SINGLE, Answer, Predictor, Protocol
+from vpl.progress import Progress, silent
+
+SCORES, OVERLAYS, TABLE = "scores", "overlays", "scores.csv"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written, and how.
+
+    Attributes:
+        probabilities: also NAME.npz.
+        overlays: also the masks in colour over the photographs.
+        scores: also scores/NAME.json and scores.csv.
+        confidence: pixels whose label is less probable become 255; 0 to 1.
+        overwrite: make everything again, and replace files that vpl did not make.
+        every: of a film, every how many frames.
+    """
+
+    probabilities: bool = False
+    overlays: bool = False
+    scores: bool = False
+    confidence: float = 0.0
+    overwrite: bool = False
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.confidence <= 1:
+            raise ConfigError(f"the confidence is {self.confidence}; expected a number from 0 to 1.")
+        if self.every < 1:
+            raise ConfigError(f"every {self.every}th frame was asked for; expected a whole number from 1.")
+
+
+def deliver(
+    predictor: Predictor,
+    given: object,
+    out: str | Path,
+    protocol: Protocol = SINGLE,
+    outputs: Outputs = Outputs(),
+    progress: Progress = silent,
+) -> Iterator[tuple[str, str]]:
+    """A palette PNG for each image that `given` means (`sources.read`); yields what could not be used, and why.
+
+    Images whose files were made from this network, these settings and this very photograph are passed over, so that a
+    killed run goes on where it was; files that vpl did not make are not replaced (edges/outputs), unless
+    `outputs.overwrite`.
+
+    Raises:
+        DataError: there are no images, or none that can be used.
+        RunError: `out` can't be written, or it or a folder in it is one of the images'.
+    """
+    out = Path(out)
+    overlays = out / OVERLAYS
+    meant = sources.read(given, without=[out])
+    check_apart([out, overlays] if outputs.overlays else [out], meant.folders)
+    try:
+        (overlays if outputs.overlays else out).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out} can't be made ({error.strerror}); name another folder.") from error
+    failed, first = 0, ""
+    with _shared(out):
+        work = _Delivery(predictor, out, protocol, outputs)
+        for name, reason in itertools.chain(meant.left_out, work.each(meant.found, progress)):
+            failed, first = failed + 1, first or f"{name}: {reason}"
+            yield name, reason
+        if outputs.scores:
+            _table(out, meant.found, work.made)
+    if failed == len(meant.found) + len(meant.left_out):
+        raise DataError(f"none of the images could be used ({failed} skipped); the first: {first}")
+
+
+@contextlib.contextmanager
+def _shared(out: Path) -> Iterator[None]:
+    """Other processes may write into the folder too; one that is alone removes what a killed one left half written."""
+    with locks.alone(out) as alone:
+        if alone:
+            for partial in out.rglob(f".*{storage.PARTIAL}"):
+                partial.unlink(missing_ok=True)
+        yield
+
+
+class _Delivery:
+    """One network at work on many pictures."""
+
+    def __init__(self, predictor: Predictor, out: Path, protocol: Protocol, outputs: Outputs):
+        self.predictor, self.out, self.protocol, self.outputs = predictor, out, protocol, outputs
+        self.made, self.palette = Made(out), predictor.classes.palette()
+
+    def each(self, found: tuple[Found, ...], progress: Progress) -> Iterator[tuple[str, str]]:
+        """Writes; yields what could not be used, and why."""
+        for one in progress(found, len(found), "predict"):
+            try:
+                if one.is_film:
+                    self._film(one)
+                else:
+                    self._photograph(one)
+            except DataError as error:
+                yield one.where, str(error)
+
+    def _photograph(self, one: Found) -> None:
+        parts = {"mask": f"{one.name}.png"}
+        parts |= {"shares": f"{one.name}.npz"} if self.outputs.probabilities else {}
+        parts |= {"picture": f"{OVERLAYS}/{one.name}.png"} if self.outputs.overlays else {}
+        parts |= {"scores": f"{SCORES}/{one.name}.json"} if self.outputs.scores else {}
+        self._write(one.image, parts, self._fingerprint(one))
+
+    def _write(self, image: images.Picture, parts: dict[str, str], fingerprint: str) -> None:
+        wanted = list(parts.values())
+        if not self.outputs.overwrite and self.made.is_fresh(wanted, fingerprint):
+            return
+        self.made.begin(wanted, replace=self.outputs.overwrite)
+        answer = self.predictor.answer(image, self.protocol)
+        labels = answer.labels(self.outputs.confidence)
+        if "shares" in parts:
+            packed = io.BytesIO()
+            np.savez_compressed(packed, probabilities=answer.probabilities().astype(np.float16))
+            storage.write_bytes_atomic(storage.ready(self.out, parts["shares"]), packed.getvalue())
+        if "picture" in parts:
+            seen = sheet.overlay(images.read_image(image), labels, self.palette)
+            images.write_image(Path(storage.ready(self.out, parts["picture"])), seen)
+        if "scores" in parts:
+            text = json.dumps(_scores(answer, labels, self.predictor.classes.names), ensure_ascii=False)
+            storage.write_text_atomic(storage.ready(self.out, parts["scores"]), text + "\n")
+        images.write_mask(Path(storage.ready(self.out, parts["mask"])), labels, self.palette)
+        self.made.finish(wanted, fingerprint)
+
+    def _film(self, one: Found) -> None:
+        """Masks of the frames; with overlays, the film again with the masks in colour."""
+        content, path = self._fingerprint(one), Path(str(one.image))
+        shown, kind = f"{OVERLAYS}/{one.name}.mp4", f"{content} film"
+
+        def seen() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+            for number, frame in film.frames(path, self.outputs.every):
+                name = f"{one.name}/{number:06}"
+                parts = {"mask": f"{name}.png"}
+                parts |= {"shares": f"{name}.npz"} if self.outputs.probabilities else {}
+                parts |= {"scores": f"{SCORES}/{name}.json"} if self.outputs.scores else {}
+                self._write(frame, parts, f"{content} {number}")
+                yield sheet.overlay(frame, images.read_mask(self.out / f"{name}.png"), self.palette)
+
+        if self.outputs.overlays and (self.outputs.overwrite or not self.made.is_fresh([shown], kind)):
+            self.made.begin([shown], replace=self.outputs.overwrite)
+            film.write(Path(storage.ready(self.out, shown)), seen(), film.rate(path) / self.outputs.every)
+            self.made.finish([shown], kind)
+        else:
+            for _ in seen():
+                pass
+
+    def _fingerprint(self, one: Found) -> str:
+        """What the outputs of a picture depend on: network, settings, its bytes."""
+        digest = hashlib.sha256(f"{self.predictor.fingerprint} {self.protocol}".encode())
+        if self.outputs.confidence:
+            digest.update(f" {self.outputs.confidence}".encode())
+        if isinstance(one.image, np.ndarray):
+            digest.update(repr(one.image.shape).encode() + one.image.tobytes())
+        elif not isinstance(one.image, (str, Path)):
+            digest.update(images.read_image(one.image).tobytes())
+        elif storage.is_url(one.image):
+            digest.update(storage.read(one.image, images.MOST_FILE_BYTES))
+        else:
+            try:
+                with storage.open_bytes(one.image) as file:
+                    digest.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError as error:
+                raise DataError(f"{one.image} can't be read ({error.strerror}); replace the file.") from error
+        return digest.hexdigest()
+
+
+def _scores(answer: Answer, labels: UInt8[np.ndarray, "H W"], names: tuple[str, ...]) -> dict[str, Any]:
+    """How much of each label there is, and how probable it is.
+
+    `share`: of the pixels, as the mask has it (fraction). `mean`, `highest`: of the label's probability over the pixels
+    at the size that was looked at, where it is the most probable one, and anywhere.
+    """
+    shares = answer.shares
+    top, best = shares.max(dim=0)
+    found = {}
+    for number, name in enumerate(("background", *names)):
+        there = best == number
+        found[name] = {
+            "share": round(float((labels == number).mean()), 6),
+            "mean": round(float(top[there].mean()), 6) if bool(there.any()) else None,
+            "highest": round(float(shares[number].max()), 6),
+        }
+    return {"confidence": round(float(top.mean()), 6), "labels": found}
+
+
+def _table(out: Path, found: tuple[Found, ...], made: Made) -> None:
+    """scores.csv: a row for each photograph or frame and label that is there, the least sure photographs first."""
+    rows: list[tuple[Any, ...]] = []
+    for one in found:
+        frames = (
+            sorted((out / SCORES / one.name).glob("*.json")) if one.is_film else [out / SCORES / f"{one.name}.json"]
+        )
+        for path in frames:
+            if path.is_file():
+                told = json.loads(path.read_text(encoding="utf-8"))
+                name = path.relative_to(out / SCORES).as_posix().removesuffix(".json")
+                rows += [
+                    (name, told["confidence"], label, *one.values())
+                    for label, one in told["labels"].items()
+                    if one["share"]
+                ]
+    text = io.StringIO()
+    written = csv.writer(text, lineterminator="\n")
+    written.writerow(["name", "confidence", "label", "share", "mean", "highest"])
+    rows.sort(key=operator.itemgetter(1, 0))
+    written.writerows(rows)
+    made.begin([TABLE])
+    storage.write_text_atomic(out / TABLE, text.getvalue())
+    made.finish([TABLE], "table")
