@@ -208,7 +208,7 @@ def test_a_resumed_training_gives_the_numbers_of_an_uninterrupted_one(source, to
     first = trainer_of(tokenizer)
     steps = learner.train(first, source, held, every=2, workers=0)
     next(steps)
-    pretrain.save(tmp_path / pretrain.CHECKPOINT, lambda path: torch.save(first.state(), path))
+    torch.save(first.state(), tmp_path / pretrain.CHECKPOINT)
     steps.close()
     second = trainer_of(tokenizer)
     pretrain.open_checkpoint(second, tmp_path)
@@ -224,7 +224,7 @@ def test_a_resumed_training_gives_the_numbers_of_an_uninterrupted_one(source, to
 
 def test_a_checkpoint_of_another_recipe_is_refused(tokenizer, tmp_path):
     trainer = trainer_of(tokenizer)
-    pretrain.save(tmp_path / pretrain.CHECKPOINT, lambda path: torch.save(trainer.state(), path))
+    torch.save(trainer.state(), tmp_path / pretrain.CHECKPOINT)
     with pytest.raises(RunError, match=r"a training with rate 0\.001 \(now 0\.5\); give the same values"):
         pretrain.open_checkpoint(trainer_of(tokenizer, dataclasses.replace(TINY, rate=0.5)), tmp_path)
     pretrain.open_checkpoint(trainer_of(tokenizer, dataclasses.replace(TINY, steps=9)), tmp_path)  # not settled yet

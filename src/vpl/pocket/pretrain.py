@@ -182,6 +182,7 @@ def run(args: argparse.Namespace, say: Callable[[str], None]) -> None:
         say(f"{count / 1e6:.2f} M parameters, {device}, {precision}; step {trainer.step} of {recipe.steps}")
         held = source.held_out(args.measured)
         for record in train(trainer, source, held, args.every, args.workers):
+            args.out.mkdir(parents=True, exist_ok=True)
             state = io.BytesIO()
             torch.save(trainer.state(), state)
             write_bytes_atomic(args.out / CHECKPOINT, state.getvalue())
