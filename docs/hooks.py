@@ -15,6 +15,7 @@ import os
 import vpl
 from vpl.cli.parser import parser
 from vpl.config import PRESETS, Config, Section
+from vpl.presets import QUALITY
 
 WIDTH = "100"
 """Columns of the help texts, whatever terminal builds the site."""
@@ -66,9 +67,11 @@ def configuration() -> str:
             lines += _table(rows, defaults)
         else:
             lines += [f"The same keys as {type(section).__bases__[0].name}'s.", ""]
-    lines += ["## Presets", "", "| key | " + " | ".join(PRESETS) + " |", "|---" * (len(PRESETS) + 1) + "|"]
-    for key in dict.fromkeys(key for row in PRESETS.values() for key in row):
-        lines.append(f"| `{key}` | " + " | ".join(f"{row.get(key, '')}" for row in PRESETS.values()) + " |")
+    for title, rows in (("Presets", PRESETS), ("Qualities", QUALITY)):
+        lines += [f"## {title}", "", "| key | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+        for key in dict.fromkeys(key for row in rows.values() for key in row):
+            lines.append(f"| `{key}` | " + " | ".join(f"{row.get(key, '')}" for row in rows.values()) + " |")
+        lines.append("")
     return "\n".join(lines) + "\n"
 
 

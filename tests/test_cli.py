@@ -17,6 +17,7 @@ from vpl.cli import commands, main, show
 from vpl.cli.parser import GROUPS, parser
 from vpl.config import Config, preset
 from vpl.judge.ablations import ABLATIONS
+from vpl.presets import QUALITY
 from vpl.scenes.tree import write_tree
 
 
@@ -163,6 +164,28 @@ def test_config_prints_every_value_with_source_and_meaning(tmp_path, capsys):
     assert re.search(r"^prototypes.phi = 0.4 +# yours \(default 0.5, ours\): Φ", printed, re.MULTILINE)
     assert main(["config", str(tmp_path)]) == 0 and "prototypes.phi = 0.4 " in capsys.readouterr().out
     assert main(["config", str(tmp_path / "absent")]) == 2
+
+
+@pytest.mark.parametrize(
+    "given, makers, mode",
+    [
+        ([], QUALITY["standard"]["looks.makers"], "exact"),
+        (["--quality", "draft"], ("gradcam",), "fast"),
+        (["--preset", "paper"], ("gradcam",), "exact"),
+        (["--preset", "paper", "--quality", "best"], QUALITY["best"]["looks.makers"], "exact"),
+        (["--set", "looks.makers=['sclip']", "--set", "crf.mode=fast"], ("sclip",), "fast"),
+    ],
+    ids=" ".join,
+)
+def test_a_new_run_looks_as_quality_standard_unless_somebody_chose(tmp_path, given, makers, mode):
+    run = tmp_path / "run"
+    command = parser().parse_args(["run", str(run), "--device", "cpu", *given])
+    config = commands._fitting(command, commands._config(command))
+    assert (config.looks.makers, config.crf.mode) == (makers, mode)
+    run.mkdir()
+    (run / "config.toml").write_text(Config().to_toml(), encoding="utf-8")
+    command = parser().parse_args(["run", str(run)])
+    assert commands._fitting(command, commands._config(command)) == Config(), "a run that has begun keeps its looks"
 
 
 def test_a_run_folder_is_named_once(tmp_path, capsys):

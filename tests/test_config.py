@@ -297,3 +297,27 @@ def test_a_file_of_before_with_a_value_that_is_gone_is_read(tmp_path):
     assert Config.from_toml(tmp_path / "old.toml").train.steps == 7
     with pytest.raises(ConfigError, match=r"unknown configuration key 'train.cache_gb'"):
         Config().with_values({"train.cache_gb": 1.0})
+
+
+def test_the_default_and_the_preset_paper_are_one_look():
+    assert not Config().looks.vote and not config.preset("paper").looks.vote
+    changed = config.preset("paper").with_values({"looks.makers": ("sclip",)}).with_values(config.of_presets(["paper"]))
+    assert changed == config.preset("paper") and config.preset("scenes", "paper") == config.preset("scenes")
+
+
+def test_presets_of_data_and_method_go_together():
+    both = config.preset("voc", "weclip")
+    assert both.data.format == "voc" and both.decoder.network == "weclip" and both.train.learning_rate == 0.002
+    assert config.preset("coco", "clip-es").refine.box_threshold == 0.7
+    assert both.source("crf.bilateral_color") == "reference, preset weclip"
+    with pytest.raises(ConfigError, match="unknown preset 'wclip'; expected one of voc, coco, scenes, paper, clip-es"):
+        config.preset("voc", "wclip")
+
+
+def test_a_quality_chooses_looks_and_crf_together():
+    assert len({frozenset(row) for row in config.QUALITY.values()}) == 1
+    costs = {name: Config().with_values(config.quality(name)).looks.encodings for name in config.QUALITY}
+    assert costs["draft"] == costs["standard"] == 1 < costs["best"]
+    assert Config().with_values(config.quality("best")).source("looks.flip") == "ours, quality best"
+    with pytest.raises(ConfigError, match="unknown quality 'good'; expected one of draft, standard, best"):
+        config.quality("good")

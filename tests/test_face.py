@@ -24,7 +24,7 @@ SIGNATURES = {
     "load": "(path, clip=None, device='auto')",
     "open_dataset": "(data, classes=None)",
     "predict": "(model, images, *, protocol=None, probabilities=..., clip=None, device='auto', progress=...)",
-    "preset": "(name)",
+    "preset": "(*names)",
     "report": "(run)",
     "run": "(folder, images='', tags='', *, clip='', values=None, config=None, device='auto', workers=None, train=..., "
     "relearn=..., progress=...)",

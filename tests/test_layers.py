@@ -12,7 +12,7 @@ import pytest
 
 SOURCE = Path(__file__).parent.parent / "src" / "vpl"
 ROWS = (
-    ("moved", "errors", "progress", "sampling"),
+    ("moved", "errors", "presets", "progress", "sampling"),
     ("config", "classes", "machine"),
     ("edges", "clip"),
     ("scenes",),

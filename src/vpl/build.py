@@ -7,16 +7,17 @@ vpl check    what is to be known before: the list, the tags, what the CLIP think
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 
-from vpl.config import CPU_STEPS, YOURS, Config
+from vpl.config import CPU_STEPS, YOURS, Config, quality
 from vpl.exports import export as exports
 from vpl.judge import check, checkup, forecast
 from vpl.judge.forecast import Forecast
 from vpl.machine import device_of
 from vpl.pages import report
+from vpl.presets import STANDARD
 from vpl.progress import Progress, silent
 from vpl.runs import inventory
 from vpl.runs.folder import log
@@ -113,12 +114,18 @@ def bring(
     return run.bring(*targets, never=never, tell=tell)
 
 
-def fitting(config: Config, device: str) -> Config:
-    """The configuration of a new run whose steps nobody has chosen: as many as its device trains in sensible time."""
-    chosen = config.train.steps != Config().train.steps or config.data.format in ("voc", "coco")
-    if chosen or device_of(device).type != "cpu":
-        return config
-    return config.with_values({"train.steps": CPU_STEPS})
+def fitting(config: Config, device: str, chosen: Container[str] = ()) -> Config:
+    """The configuration of a new run: what nobody has chosen is the looks of quality standard, and as many steps as its
+    device trains in sensible time.
+
+    Args:
+        chosen: keys that somebody has chosen.
+    """
+    values = {key: one for key, one in quality(STANDARD).items() if key not in chosen}
+    usual = config.train.steps == Config().train.steps and config.data.format not in ("voc", "coco")
+    if usual and "train.steps" not in chosen and device_of(device).type == "cpu":
+        values["train.steps"] = CPU_STEPS
+    return config.with_values(values)
 
 
 def _report(run: Run) -> None:

@@ -4,7 +4,8 @@ One frozen dataclass per stage, checked when it is made. A field's metadata say 
 (arXiv 2412.19650), "reference" (CLIP-ES, arXiv 2212.09506; InMaP, arXiv 2310.19752; DenseCRF, NIPS 2011; WeCLIP, arXiv
 2406.11189; TCL, arXiv 2212.00785) or "ours" (the paper's summary is silent; see docs/explanation/decisions.md).
 Another value has a source of its own: published, of
-a preset, or the user's (`Config.source`). VOC, COCO and scenes are three rows of values: `PRESETS`.
+a preset, or the user's (`Config.source`). VOC, COCO and scenes are three rows of values: `PRESETS`, which has those of
+published methods too.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from vpl.errors import ConfigError
+from vpl.presets import PUBLISHED, QUALITY
 
 PAPER, REFERENCE, OURS, YOURS = "paper", "reference", "ours", "yours"
 
@@ -311,6 +313,15 @@ class LookConfig(Section):
         """Whether there is more than the one look that the paper takes."""
         return (self.makers, self.scales, self.flip) != (("gradcam",), (1.0,), False)
 
+    @property
+    def encodings(self) -> float:
+        """What a photograph costs: passes of the encoder, in those of the photograph at its own scale.
+
+        A pass grows with the number of patches. One at scale 1 is always made: seeds and prototypes need it.
+        """
+        looks = sum(scale**2 for scale in self.scales) * (2 if self.flip else 1)
+        return looks if 1.0 in self.scales else looks + 1
+
 
 @dataclass(frozen=True)
 class CrfConfig(Section):
@@ -502,14 +513,18 @@ class Config:
         return type(getattr(self, section) if section else self).__dataclass_fields__[name]
 
     def source(self, key: str) -> str:
-        """Whose value it is: paper, reference or ours; ours, with the name of the preset; or yours."""
+        """Whose value it is: paper, reference or ours; that of a preset or quality, with its name; or yours."""
         given, item = self.flat()[key], self.field(key)
         if given == item.default:
             return item.metadata["source"]
         if given in item.metadata["published"]:
             return item.metadata["published"][given]
-        presets = [name for name, row in PRESETS.items() if row.get(key) == given]
-        return f"{OURS}, preset {' and '.join(presets)}" if presets else YOURS
+        for kind, rows in (("quality", QUALITY), ("preset", PRESETS)):
+            names = [name for name, row in rows.items() if row.get(key) == given]
+            if names:
+                published = kind == "preset" and set(names) <= PUBLISHED.keys()
+                return f"{REFERENCE if published else OURS}, {kind} {' and '.join(names)}"
+        return YOURS
 
     def comment(self, key: str) -> str:
         """Source and meaning of a value in one line; where it is no default, the default with its own source."""
@@ -601,16 +616,39 @@ _SCENES: dict[str, object] = {
     "train.learning_rate": 0.004,
 }
 PRESETS: types.MappingProxyType[str, dict[str, object]] = types.MappingProxyType(
-    {"voc": _VOC, "coco": _COCO, "scenes": _SCENES}
+    {"voc": _VOC, "coco": _COCO, "scenes": _SCENES, **PUBLISHED}
 )
 
 
-def preset(name: str) -> Config:
-    """The defaults with one row of `PRESETS`: voc, coco or scenes.
+def preset(*names: str) -> Config:
+    """The defaults with rows of `PRESETS`, in this order: a data set's, a method's, or one after the other.
 
     Raises:
         ConfigError: there is no such preset.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}.")
-    return Config().with_values(PRESETS[name])
+    return Config().with_values(of_presets(names))
+
+
+def of_presets(names: Iterable[str]) -> dict[str, object]:
+    """The values of these rows of `PRESETS`, later ones over earlier ones.
+
+    Raises:
+        ConfigError: there is no such preset.
+    """
+    values: dict[str, object] = {}
+    for name in names:
+        if name not in PRESETS:
+            raise ConfigError(f"unknown preset {name!r}; expected one of {', '.join(PRESETS)}.")
+        values |= PRESETS[name]
+    return values
+
+
+def quality(name: str) -> dict[str, object]:
+    """Looks and CRF by what a photograph may cost, for `with_values`: draft, standard or best.
+
+    Raises:
+        ConfigError: there is no such quality.
+    """
+    if name not in QUALITY:
+        raise ConfigError(f"unknown quality {name!r}; expected one of {', '.join(QUALITY)}.")
+    return dict(QUALITY[name])

@@ -14,7 +14,7 @@ from vpl.config import Config, LookConfig, preset
 from vpl.errors import ConfigError
 from vpl.method import looks, prototypes
 from vpl.method.labeller import Labeller
-from vpl.method.looks import MAKERS, Seen, encodings, gathered, makers_of, votes
+from vpl.method.looks import MAKERS, Seen, gathered, makers_of, votes
 from vpl.method.views import View, encode
 from vpl.scenes.draw import draw
 
@@ -106,8 +106,8 @@ def test_makers_share_the_encoding_and_other_looks_have_one_each(clip, text, vie
     made = dataclasses.replace(made, encoder=count)
     made.drafts(views, pseudo=True)
     assert counted == [(4, 1.5), (4, 1.0), (4, 1.5)]  # the first look is the encoding that is there
-    assert encodings(made.config.looks) == 2 * (1 + 1.5**2)
-    assert encodings(LookConfig(scales=(2.0,))) == 5 and encodings(LookConfig(makers=("words", "sclip"))) == 1
+    assert made.config.looks.encodings == 2 * (1 + 1.5**2)
+    assert LookConfig(scales=(2.0,)).encodings == 5 and LookConfig(makers=("words", "sclip")).encodings == 1
 
 
 def test_what_has_been_said_of_the_first_look_is_not_made_again(clip, text, views, monkeypatch):

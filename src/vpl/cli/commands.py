@@ -7,13 +7,14 @@ import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpl.cli import show
 from vpl.cli.parser import KEYS, parser
 from vpl.cli.show import bar
-from vpl.config import ABLATION_STYLE, PRESETS, TUNE_IMAGES, Config, preset
+from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, LookConfig, of_presets, preset, quality
 from vpl.edges import storage
 from vpl.errors import ConfigError
 from vpl.runs.plan import Plan, count_of, told
@@ -39,12 +40,13 @@ def _config(given: argparse.Namespace) -> Config:
     """The stored configuration of the run or the defaults, then preset, file, flags, and --set, in this order."""
     folder = given.folder or Path()
     stored = folder / "config.toml"
-    base = preset(given.preset) if given.preset else Config()
+    base = preset(*given.preset)
     if given.config:
         base = Config.from_toml(given.config, base)
     elif given.folder and stored.exists():
         base = Config.from_toml(stored).with_values(_preset_beside_tuning(given.preset, folder))
-    values: dict[str, object] = {key: getattr(given, key) for key in KEYS.values() if getattr(given, key) is not None}
+    values: dict[str, object] = quality(given.quality) if given.quality else {}
+    values |= {key: getattr(given, key) for key in KEYS.values() if getattr(given, key) is not None}
     shared = {key: f"validation.{key.removeprefix('data.')}" for key in HOW_TO_READ if key in values}
     values |= {theirs: values[own] for own, theirs in shared.items()}
     for text in given.set:
@@ -60,14 +62,15 @@ def _config(given: argparse.Namespace) -> Config:
     return base.with_values(values)
 
 
-def _preset_beside_tuning(name: str | None, folder: Path) -> Mapping[str, object]:
-    """A preset's values for a run that has begun: those that `vpl tune` chose stay."""
-    if not name or not (folder / "tune.json").exists():
-        return PRESETS[name] if name else {}
+def _preset_beside_tuning(names: Sequence[str], folder: Path) -> Mapping[str, object]:
+    """Presets' values for a run that has begun: those that `vpl tune` chose stay."""
+    values = of_presets(names)
+    if not names or not (folder / "tune.json").exists():
+        return values
     from vpl.runs.folder import tuned
 
     chosen = {key for key, _, _ in tuned(folder)}
-    return {key: one for key, one in PRESETS[name].items() if key not in chosen}
+    return {key: one for key, one in values.items() if key not in chosen}
 
 
 def _stage(given: argparse.Namespace) -> int:
@@ -83,6 +86,7 @@ def _stage(given: argparse.Namespace) -> int:
         given.folder, config, device=given.device, image_workers=given.image_workers, progress=bar,
         relearn=given.relearn,
     )  # fmt: skip
+    tell = partial(_tell, looks=config.looks)
     with run:
         if given.name == "check":
             return _check(run)
@@ -101,9 +105,9 @@ def _stage(given: argparse.Namespace) -> int:
             expected = build.expected(run, plan) if run.leads and run.place.count == 1 else None
             for line in replace(check.of_list(run), forecast=expected).lines(short=True) if plan else ():
                 print(f"check: {line}", file=sys.stderr)
-            build.bring(run, "run", _tell, train=given.train or _steps_given(given), expected=expected)
+            build.bring(run, "run", tell, train=given.train or _steps_given(given), expected=expected)
         elif not given.out:
-            build.bring(run, given.name, _tell)
+            build.bring(run, given.name, tell)
         return _close(run, given.out) if run.leads else 0
 
 
@@ -115,12 +119,15 @@ def _check(run: Run) -> int:
 
 
 def _fitting(given: argparse.Namespace, config: Config) -> Config:
-    """The configuration with the steps that the device can do, where a new run begins and nobody has chosen them."""
-    if _steps_given(given) or given.config or (given.folder / "config.toml").exists():
+    """The configuration with the looks of quality standard and the steps that the device can do, where a new run
+    begins and nobody has chosen them."""
+    if given.config or (given.folder / "config.toml").exists():
         return config
     from vpl import build
 
-    return build.fitting(config, given.device)
+    chosen = {text.partition("=")[0].strip() for text in given.set} | of_presets(given.preset).keys()
+    chosen |= quality(given.quality).keys() if given.quality else set()
+    return build.fitting(config, given.device, chosen | ({"train.steps"} if _steps_given(given) else set()))
 
 
 def _steps_given(given: argparse.Namespace) -> bool:
@@ -137,10 +144,14 @@ def _tell_of_the_list(run: Run) -> None:
             print(f"{kind}: {line}", file=sys.stderr)
 
 
-def _tell(plan: Plan) -> None:
-    """The plan, before it is done."""
+def _tell(plan: Plan, looks: LookConfig) -> None:
+    """The plan, before it is done, and what a photograph's looks cost."""
     for line in told(plan):
         print(f"plan: {line}", file=sys.stderr)
+    if plan.of("masks") and looks.vote:
+        seen = f"{count_of(len(looks.scales), 'scale')}{', mirrored too' if looks.flip else ''}"
+        cost = f"{looks.encodings:g} encoding{'' if looks.encodings == 1 else 's'}"
+        print(f"plan: {', '.join(looks.makers)} look at each photograph at {seen}: {cost}", file=sys.stderr)
 
 
 def _close(run: Run, out: str | None) -> int:
@@ -257,7 +268,7 @@ def _compare(given: argparse.Namespace) -> int:
 
 def _ablate(given: argparse.Namespace) -> int:
     if not (given.preset or given.config or getattr(given, "data.images")):
-        given.preset = "scenes"
+        given.preset = ["scenes"]
     config = _config(given)
     from vpl.judge import ablate, ablations
     from vpl.judge.material import OwnData, Scenes

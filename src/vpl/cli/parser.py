@@ -19,11 +19,13 @@ from vpl.config import (
     SCENE_SIDE,
     TUNE_IMAGES,
     Config,
+    quality,
 )
 from vpl.errors import ConfigError
 from vpl.exports import WAYS
 from vpl.judge.ablations import ABLATIONS
 from vpl.machine import cores
+from vpl.presets import QUALITY, STANDARD
 from vpl.scenes.styles import STYLES
 
 SHORTCUTS = {
@@ -300,7 +302,14 @@ def _config_flags(one: argparse.ArgumentParser) -> None:
                 action="append" if isinstance(default, tuple) else "store",
             )  # fmt: skip
     group = one.add_argument_group("any value")
-    group.add_argument("--preset", choices=sorted(PRESETS), help="start from the values for this data set")
+    group.add_argument(
+        "--preset", action="append", default=[], choices=sorted(PRESETS),
+        help="start from the values for this data set, or of this published method; may be repeated",
+    )  # fmt: skip
+    group.add_argument(
+        "--quality", choices=tuple(QUALITY),
+        help=f"looks at a photograph and its CRF: {_qualities()} (default of a new run: {STANDARD})",
+    )  # fmt: skip
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="start from a TOML file, such as a run's config.toml"
     )
@@ -347,6 +356,11 @@ def _whole(flag: str, low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return read
+
+
+def _qualities() -> str:
+    costs = {name: Config().with_values(quality(name)).looks.encodings for name in QUALITY}
+    return ", ".join(f"{name} {cost:g}" for name, cost in costs.items()) + " encodings for each photograph"
 
 
 def _styles() -> str:

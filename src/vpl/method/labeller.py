@@ -102,19 +102,25 @@ class Labeller:
     def _pseudo(self, views: Sequence[View], cams: Sequence[Float[Tensor, "_ h w"]], drafts: Sequence[Draft]) -> list:
         """`pseudo_masks` on the device; [None] for one view that doesn't fit even alone: the CPU does it then."""
 
-        def scores_of(cam: Tensor, view: View, draft: Draft) -> Tensor:
-            if draft.said:
-                return self._votes([one.to(cam.device) for one in draft.said], view)
-            return masks.label_scores(cam, view, self.config.labels.background_exponent)
-
         def work(views: Sequence[View]) -> list:
-            scores = [scores_of(*each) for each in zip(cams, views, drafts, strict=True)]
+            scores = [
+                self._scores(view, cam, [one.to(cam.device) for one in draft.said])
+                for view, cam, draft in zip(views, cams, drafts, strict=True)
+            ]
             return masks.pseudo_masks(scores, views, self.config.labels, self.config.crf)
 
         return work(views) if len(views) > 1 else unless_out_of_memory(work, views) or [None]
 
-    def _votes(self, said: Sequence[Float[Tensor, "_ _ _"]], view: View) -> Float[Tensor, "S H W"]:
-        return looks.votes(said, len(view.tags), view.image.shape[:2], self.config.looks)
+    def scores(self, view: View, draft: Draft) -> Float[Tensor, "S H W"]:
+        """[background; tags] that the pseudo-mask is made from, at the view's size: of votes, or of refined seeds."""
+        return self._scores(view, draft.seeds["refined"], draft.said)
+
+    def _scores(
+        self, view: View, refined: Float[Tensor, "_ h w"], said: Sequence[Float[Tensor, "_ _ _"]]
+    ) -> Float[Tensor, "S H W"]:
+        if said:
+            return looks.votes(said, len(view.tags), view.image.shape[:2], self.config.looks)
+        return masks.label_scores(refined, view, self.config.labels.background_exponent)
 
     def masks(self, view: View, draft: Draft, pseudo: bool) -> dict[str, UInt8[np.ndarray, "height width"]]:
         """Label maps of `draft` at `view.size` by name; with `pseudo`, also "crf" and "labels" (the pseudo-mask)."""
@@ -123,7 +129,7 @@ class Labeller:
             for name, cam in draft.seeds.items():
                 found[name], scores = masks.label_map(cam, view, self.config.labels.background_exponent)
             if pseudo and draft.said and not draft.pseudo:
-                scores = self._votes(draft.said, view)
+                scores = self.scores(view, draft)
         if pseudo and draft.pseudo:
             found["crf"], found["labels"] = draft.pseudo
         elif pseudo:

@@ -166,15 +166,6 @@ def makers_of(config: LookConfig, background: int) -> dict[str, Maker]:
     return found
 
 
-def encodings(config: LookConfig) -> float:
-    """What a photograph costs: passes of the encoder, in those of the photograph at its own scale.
-
-    A pass grows with the number of patches. One at scale 1 is always made: seeds and prototypes need it.
-    """
-    looks = sum(scale**2 for scale in config.scales) * (2 if config.flip else 1)
-    return looks if 1.0 in config.scales else looks + 1
-
-
 # ---------------------------------------------------------------------------------------------------------------- votes
 Encoder = Callable[[Sequence[View], ClipConfig], Features]
 """Several views of one patch grid, and how the encoder sees them -> their features."""

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from vpl import classes as class_sets
 from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
-from vpl.config import ClipConfig, Config
+from vpl.config import ClipConfig, Config, quality
 from vpl.edges import images as edge_images
 from vpl.edges.tags import Speller
 from vpl.errors import ConfigError, DataError, RunError, VplError
@@ -28,10 +28,10 @@ from vpl.judge.bench import Bench, Shelf
 from vpl.machine import cores
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.lesson import Lesson
-from vpl.method.masks import label_scores
 from vpl.method.views import View, prepared
 from vpl.notebook.pictures import Pictures, Shot, shots, tags_of
 from vpl.notebook.shown import Segmentation
+from vpl.presets import STANDARD
 from vpl.runs.files import read_facts, read_prototypes
 from vpl.runs.stream import Batch, Portion, Stream, grid_at
 
@@ -47,7 +47,8 @@ class VPL:
     Args:
         clip: pocket (the embedded one, which knows drawings alone), a hub name, a folder, a file, or a `FrozenClip`.
         classes: names, a `ClassSet`, "voc", "coco", "scenes" or a classes file; None: the tags that occur.
-        config: every other value, such as `vpl.preset("voc").with_values({"crf.enabled": False})`.
+        config: every other value, such as `vpl.preset("voc").with_values({"crf.enabled": False})`; None: the defaults
+            with the looks of quality standard, as a new run has them.
         device: "auto", "cpu", "cuda" or "mps".
         workers: threads of each kind; default: the number of cores.
 
@@ -68,7 +69,7 @@ class VPL:
         device: str = "auto",
         workers: int | None = None,
     ):
-        self.config = config or Config()
+        self.config = config or Config().with_values(quality(STANDARD))
         if isinstance(clip, (str, Path)):
             if clip:
                 self.config = self.config.with_values({"clip.model": str(clip)})
@@ -155,7 +156,7 @@ class VPL:
 
         def keep(member: int, view: View, draft: Draft) -> None:
             maps = labeller.masks(view, draft, True)
-            scores = label_scores(draft.seeds["refined"], view, config.labels.background_exponent)
+            scores = labeller.scores(view, draft)
             seeds = {name: cams.float().numpy() for name, cams in draft.seeds.items()}
             shot, classes = given[member], self._known()
             made[member] = Segmentation(

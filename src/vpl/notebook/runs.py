@@ -133,8 +133,8 @@ def run(
         tags: a table, JSONL, JSON or npy of tags.
         clip: pocket, a hub name, a folder or a file.
         values: any values of the configuration, such as {"train.steps": 0, "data.masks": "truth"}.
-        config: where to start from; default: the folder's own `config.toml`, else the defaults. A new run on a CPU
-            whose steps nobody has chosen trains `config.CPU_STEPS`.
+        config: where to start from; default: the folder's own `config.toml`, else the defaults. What of a new run
+            nobody has chosen is the looks of quality standard (`config.quality`) and on a CPU `config.CPU_STEPS` steps.
         train: train the network also where tags rank no better than chance or a CPU would train for hours.
         relearn: learn prototypes and network again also where only photographs or tags have changed.
 
@@ -142,11 +142,9 @@ def run(
         VplError: a folder, file or value can't be used; nothing that was finished is lost.
     """
     asked = _config(Path(folder), images, tags, clip, values, config)
-    if values is None or "train.steps" not in values:
-        new = config is None and not (Path(folder) / "config.toml").exists()
-        asked = build.fitting(asked, device) if new else asked
-    else:
-        train = True
+    if config is None and not (Path(folder) / "config.toml").exists():
+        asked = build.fitting(asked, device, values or {})
+    train = train or "train.steps" in (values or {})
     said: list[str] = []
 
     def tell(plan: Plan) -> None:
@@ -182,8 +180,8 @@ def check(
     with tempfile.TemporaryDirectory(prefix="vpl-") as name:
         place = Path(name) / "check"
         asked = _config(place, images, tags, clip, values, config)
-        if config is None and "train.steps" not in (values or {}):
-            asked = build.fitting(asked, device)
+        if config is None:
+            asked = build.fitting(asked, device, values or {})
         with build.open_run(place, asked, device=device) as opened:
             return checks.look(opened)
 
