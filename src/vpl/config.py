@@ -429,9 +429,17 @@ class TrainConfig(Section):
         0, OURS, "first steps in which the learning rate rises from 0 (WeCLIP: 50)", low=0, high=1_000_000_000,
         published={50: REFERENCE},
     )  # fmt: skip
-    online: bool = value(False, OURS, "decoder affinities label ignored pixels during training")
+    online: bool = value(False, OURS, "the head's own affinities label pixels during training")
+    online_labels: str = value(
+        "ignored", OURS, "which ones: ignored, those that the pseudo-mask leaves open; seeds: all, by seeds made anew "
+        "(WeCLIP)", choices=("ignored", "seeds"), published={"seeds": REFERENCE},
+    )  # fmt: skip
+    online_layers: int = value(
+        6, REFERENCE, "seeds: last blocks whose attention is joined (6 VOC, 10 COCO)", low=1, high=256,
+        published={10: REFERENCE},
+    )  # fmt: skip
     online_from: float = value(0.5, OURS, "share of the steps after which they do", low=0.0, high=1.0)
-    online_temperature: float = value(0.1, OURS, "temperature of these affinities", low=1e-3, high=10.0)
+    online_temperature: float = value(0.1, OURS, "ignored: temperature of these affinities", low=1e-3, high=10.0)
     precision: str = value("float32", OURS, "number format of the network's passes", choices=("float32", "bfloat16"))
     checkpoint_every: int = value(500, OURS, "steps between checkpoints", low=1, high=1_000_000_000)
 
@@ -596,6 +604,7 @@ _COCO: dict[str, object] = {
     "data.format": "coco",
     "data.classes": "coco",
     "refine.box_threshold": 0.7,
+    "train.online_layers": 10,
     "train.steps": 80000,
 }
 # Temperatures are ours: pocket's own (1 / its logit scale, 0.054), and three times that, the paper's ratio of 0.03 to

@@ -40,6 +40,10 @@ def test_image_tower_is_transformers_own(size, hf_models, clips):
     assert (ours.patches - patches).abs().max() < 1e-5
     attention = torch.stack(theirs.attentions[-2:]).mean((0, 2))[:, 1:, 1:]
     assert (ours.attention - attention).abs().max() < 1e-6
+    apart = clip.encode(pixels, attention_blocks=2, apart=True)
+    assert apart.attention is None and len(apart.apart) == 2
+    for own, layer in zip(apart.apart, theirs.attentions[-2:], strict=True):
+        assert (own - layer.mean(1)[:, 1:, 1:]).abs().max() < 1e-6
     assert len(ours.blocks) == clip.layers
     for block, hidden in zip(ours.blocks, theirs.hidden_states[1:], strict=True):
         assert (block - hidden[:, 1:]).abs().max() < 2e-5

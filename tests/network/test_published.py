@@ -94,6 +94,11 @@ def test_weclip_online(path):
     last = attention[-int(pinned["last_layers"]) :]
     assert online.kept_layers(last, a).tolist() == pinned["kept_layers"].bool().tolist()
     size, box = tuple(pinned["image"].shape[:2]), float(pinned["box_threshold"])
+    classes = pinned["classes"].tolist()
+    seeds = online.refined_seeds(last, a, pinned["cam"], size, 3, box)
+    assert furthest(seeds, pinned["refined_full_online"]) < 2e-3
+    labels = online.labels_of(pinned["pixels"], seeds, classes)
+    assert (labels == pinned["labels_online"]).double().mean() >= 0.995
     for kind, joint in (
         ("online", online.joint_attention(last, a)),
         ("attention_only", attention[-8:].mean(dim=0)),

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 import training_case as case
 from vpl.edges import images, storage
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.network import checkpoint, crops, predict, train
+from vpl.network import checkpoint, crops, online, predict, train
 from vpl.network.card import Card
 from vpl.network.team import Place, place
 from vpl.network.weclip import Weclip
@@ -356,6 +356,42 @@ def test_online_refinement_starts_where_it_is_told(finished, tiny_clip, items, t
     assert ours[:3] == theirs[:3] and ours[3] != theirs[3]
 
 
+SEEDS = {
+    "train__online": True, "train__online_labels": "seeds", "train__online_layers": 2, "train__affinity": 0.1,
+    "decoder__network": "weclip",
+}  # fmt: skip
+
+
+def test_seeds_made_anew_teach_from_half_of_the_training_on_and_resume(tiny_clip, items, tmp_path):
+    plain = case.numbers(case.fit(tiny_clip, items, tmp_path / "plain", **SEEDS | {"train__online": False}))
+    records = case.numbers(case.fit(tiny_clip, items, tmp_path / "one", **SEEDS))
+    assert records[:3] == plain[:3] and records[3] != plain[3]
+    parts = case.numbers(case.fit(tiny_clip, items, tmp_path / "parts", **SEEDS | {"train__accumulate": 2}))
+    assert parts[3][0] == pytest.approx(records[3][0], rel=0.2)  # dropout draws again
+    stopped = case.fit(tiny_clip, items, tmp_path / "two", **SEEDS)
+    for _ in range(5):
+        next(stopped)
+    stopped.close()
+    assert case.numbers(case.fit(tiny_clip, items, tmp_path / "two", **SEEDS)) == records[4:]
+    assert same_weights(tmp_path / "one", tmp_path / "two")
+    assert all(weight.grad is None for weight in tiny_clip.parameters())
+
+
+def test_targets_made_anew_hold_the_tags_that_show_and_leave_padding_out(tiny_clip):
+    generator, patch = torch.Generator().manual_seed(0), tiny_clip.patch
+    pixels = torch.randn(3, 3, 4 * patch, 5 * patch, generator=generator)
+    pixels[0, :, :patch] = 0  # padding
+    features = tiny_clip.encode(pixels, attention_blocks=2, keep_blocks=True, apart=True)
+    target = torch.full((3, 4 * patch, 5 * patch), 2, dtype=torch.uint8)
+    visible = torch.tensor([[True, False], [True, True], [False, False]])
+    tokens = torch.randn(3, 20, 8, generator=generator)
+    table = case.prototypes(tiny_clip.dim)
+    found = online.targets(tiny_clip, features, tokens, pixels, target, visible, table, case.config())
+    assert (found[0, :patch] == 255).all() and set(found[0, patch:].unique().tolist()) <= {0, 1}
+    assert set(found[1].unique().tolist()) <= {0, 1, 2} and (found[2] == 2).all()
+    assert (target == 2).all()
+
+
 def test_nan_names_the_images_of_its_batch(tiny_clip, items, tmp_path):
     broken = case.prototypes(tiny_clip.dim)
     broken[0] = float("nan")
@@ -403,6 +439,10 @@ def test_what_does_not_fit_together_is_said_at_once(tiny_clip, items, tmp_path):
         start(train__online=True, decoder__network="hf:some/name")
     with pytest.raises(ConfigError, match=r"train.affinity needs a head over CLIP's features"):
         start(train__affinity=0.1, decoder__network="hf:some/name")
+    with pytest.raises(ConfigError, match=r"train.online_labels is seeds, which spread by the affinity"):
+        start(train__online=True, train__online_labels="seeds")
+    with pytest.raises(ConfigError, match=r"train.online_labels is seeds but there are no prototypes"):
+        start(prototypes=None, rsc__weight=0.0, train__online=True, train__online_labels="seeds", train__affinity=0.1)
     with pytest.raises(ConfigError, match=r"rsc.texts is above 0 but there are no prototypes"):
         start(prototypes=None, rsc__weight=0.0, rsc__texts=0.1)
     with pytest.raises(ConfigError, match=r"decoder.network is 'unet'; expected decoder, weclip, or hf:<name"):

@@ -48,6 +48,7 @@ class Features:
             class token's share is cut out, so rows sum to a little less than 1. None if not asked for.
         blocks: patch tokens (N, hw, width) float32 that leave each block, first block first; None if not asked for.
         last: the inside of the last block; None if not asked for.
+        apart: (N, hw, hw) as `attention` of each of the last blocks alone, first block first; None if not asked for.
     """
 
     grid: tuple[int, int]
@@ -55,6 +56,7 @@ class Features:
     attention: Float[Tensor, "N hw hw"] | None
     blocks: tuple[Float[Tensor, "N hw width"], ...] | None
     last: LastBlock | None
+    apart: tuple[Float[Tensor, "N hw hw"], ...] | None = None
 
 
 class FrozenClip(nn.Module):
@@ -288,6 +290,7 @@ class FrozenClip(nn.Module):
         attention_blocks: int = 8,
         keep_blocks: bool = False,
         keep_last: bool = True,
+        apart: bool = False,
     ) -> Features:
         """Features of N images of one size.
 
@@ -297,6 +300,7 @@ class FrozenClip(nn.Module):
                 0 means none (`attention` is then None).
             keep_blocks: also give the patch tokens that leave each block.
             keep_last: also give the inside of the last block, which the seeds need.
+            apart: give the attention of these blocks each for itself rather than their mean.
 
         Raises:
             ModelError: H or W is not a multiple of the patch.
@@ -305,13 +309,14 @@ class FrozenClip(nn.Module):
         tokens = x.shape[1]
         first_averaged = max(0, self.layers - attention_blocks)
         averaged = self.layers - first_averaged
-        total = x.new_zeros((len(x), tokens, tokens)) if averaged else None
+        held = averaged if apart else min(averaged, 1)
+        sums = [x.new_zeros((len(x), tokens, tokens)) for _ in range(held)]
         outputs: list[Tensor] = []
         for number, block in enumerate(self.image.blocks):
             x, inside = through(
                 block,
                 x,
-                attention=total if number >= first_averaged else None,
+                attention=sums[(number - first_averaged) % held] if number >= first_averaged else None,
                 keep=keep_last and number == self.layers - 1,
             )
             if keep_blocks:
@@ -319,9 +324,10 @@ class FrozenClip(nn.Module):
         return Features(
             grid=grid,
             patches=self.project(x[:, 1:]),
-            attention=None if total is None else total[:, 1:, 1:] / averaged,
+            attention=sums[0][:, 1:, 1:] / averaged if averaged and not apart else None,
             blocks=tuple(outputs) if keep_blocks else None,
             last=inside,
+            apart=tuple(one[:, 1:, 1:] for one in sums) if apart else None,
         )
 
     def embed_images(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:

@@ -42,7 +42,10 @@ def settings_of(
     digest = hashlib.sha256()
     for item in items:
         digest.update(f"{item.id}\t{';'.join(item.tags)}\n".encode())
-    shaping = ("decoder.", "rsc.", "train.", "clip.scale", "clip.max_side", "clip.precision", "labels.confidence")
+    shaping = (
+        "decoder.", "rsc.", "train.", "clip.scale", "clip.max_side", "clip.precision", "labels.confidence", "seeds.",
+        "refine.", "prototypes.kind",
+    )  # fmt: skip
     chosen = {key: one for key, one in config.flat().items() if key.startswith(shaping) and key not in NOT_SHAPING}
     table = None if prototypes is None else prototypes.detach().float().cpu().contiguous().numpy().tobytes()
     return chosen | {

@@ -32,10 +32,11 @@ class Sight:
     Args:
         pixels: normalised with the network's mean and std; sides are multiples of the patch.
         clip: the frozen encoder; None for a network that reads pixels alone.
+        layers: of how many of its last blocks the attention is wanted too, and then the inside of the last one.
     """
 
-    def __init__(self, pixels: Float[Tensor, "N 3 H W"], clip: FrozenClip | None):
-        self.pixels, self._clip = pixels, clip
+    def __init__(self, pixels: Float[Tensor, "N 3 H W"], clip: FrozenClip | None, layers: int = 0):
+        self.pixels, self._clip, self._layers = pixels, clip, layers
 
     @functools.cached_property
     def features(self) -> Features:
@@ -49,7 +50,10 @@ class Sight:
                 "this network reads the features of a CLIP, and none was given; give the one it learned on."
             )
         with torch.autocast(self.pixels.device.type, enabled=False):
-            return self._clip.encode(self.pixels, attention_blocks=0, keep_blocks=True, keep_last=False)
+            count, wanted = self._layers, self._layers > 0
+            return self._clip.encode(
+                self.pixels, attention_blocks=count, keep_blocks=True, keep_last=wanted, apart=wanted
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -83,6 +87,14 @@ class Network(nn.Module):
 
     def forward(self, seen: Sight) -> Answer:
         raise NotImplementedError
+
+    def tokens(self, blocks: Sequence[Float[Tensor, "N hw width"]]) -> Float[Tensor, "N hw inner"]:
+        """Its own features of the patches, whose affinity refines what it learns from; for heads over CLIP's features.
+
+        Raises:
+            ModelError: it has none.
+        """
+        raise ModelError("this network has no features of CLIP's patches; set train.online=false and train.affinity=0.")
 
     def describe(self) -> dict[str, Any] | None:
         """The architecture as plain values where the card's own sizes don't tell it; else None."""

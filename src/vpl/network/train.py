@@ -15,6 +15,7 @@ on CPUs. Each computes its share of every batch; the first one writes. All of th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config, TrainConfig
 from vpl.edges import storage
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.network import affinity, card, checkpoint, losses, tcl
+from vpl.network import affinity, card, checkpoint, losses, online, tcl
 from vpl.network.crops import Crop, Item, Reader, crop_side, item_number, load_crop
 from vpl.network.curve import CurveFile, StepRecord
 from vpl.network.head import Network, Sight, to_pixels
@@ -73,9 +74,20 @@ class Course:
         return (rsc.weight > 0 and (rsc.pull or rsc.suppress)) or rsc.texts > 0 or rsc.area > 0
 
     def refines(self, step: int) -> bool:
-        """Whether the network's own affinities label ignored pixels in this step."""
+        """Whether the network's own affinities label pixels in this step."""
         train = self.config.train
         return train.online and step >= train.online_from * train.steps
+
+    @property
+    def table(self) -> Float[Tensor, "P D"]:
+        """The prototypes, where the encoder is.
+
+        Raises:
+            ConfigError: there are none.
+        """
+        if self.prototypes is None:
+            raise ConfigError("this training needs prototypes and there are none; make them with vpl prototypes.")
+        return self.prototypes.to(self.clip.device)
 
 
 def check(config: Config) -> None:
@@ -93,6 +105,11 @@ def check(config: Config) -> None:
         )
     if config.train.online and is_student(config.decoder):
         raise ConfigError("train.online needs vpl's own decoder; set decoder.network=decoder, or train.online=false.")
+    if config.train.online and config.train.online_labels == "seeds" and not config.train.affinity:
+        raise ConfigError(
+            "train.online_labels is seeds, which spread by the affinity that train.affinity teaches, and that is 0; "
+            "set train.affinity=0.1, or train.online_labels=ignored."
+        )
     if config.train.affinity > 0 and is_student(config.decoder):
         raise ConfigError("train.affinity needs a head over CLIP's features; set it to 0, or decoder.network=weclip.")
 
@@ -128,6 +145,8 @@ def fit(
     for name in ("weight", "texts"):
         if getattr(config.rsc, name) > 0 and prototypes is None:
             raise ConfigError(f"rsc.{name} is above 0 but there are no prototypes; make them, or set rsc.{name}=0.")
+    if config.train.online and config.train.online_labels == "seeds" and prototypes is None:
+        raise ConfigError("train.online_labels is seeds but there are no prototypes; make them with vpl prototypes.")
     if prototypes is not None and (prototypes.shape[1] != clip.dim or len(prototypes) < len(classes)):
         raise ConfigError(
             f"the prototypes have shape {tuple(prototypes.shape)}; expected at least {len(classes)} rows of "
@@ -201,14 +220,14 @@ def _steps(
 def _one_step(course: Course, step: int, crops: Sequence[Crop]) -> list[float]:
     """One optimiser step; answers [loss, *TERMS] of the whole batch."""
     config, team, optimizer = course.config, course.team, course.optimizer
-    counts = _counted(course, crops)
     weights = _weights(config)
     optimizer.zero_grad(set_to_none=True)
     terms = torch.zeros(len(weights), device=course.clip.device)
-    for chosen in np.array_split(np.arange(len(crops)), config.train.accumulate):
-        if not len(chosen):
-            continue
-        part = _losses(course, step, [crops[number] for number in chosen], counts)
+    split = np.array_split(np.arange(len(crops)), config.train.accumulate)
+    parts = [_looked_at(course, step, [crops[number] for number in own]) for own in split if len(own)]
+    counts = _counted(course, [crop for own, _ in parts for crop in own])
+    for own, seen in parts:
+        part = _losses(course, own, seen, counts)
         torch.dot(part, part.new_tensor(weights)).backward()
         terms += part.detach()
     found = team.sum(terms).tolist()
@@ -237,6 +256,26 @@ def _share_gradients(network: Network, team: Team) -> float:
     return float(nn.utils.get_total_norm(gradients))
 
 
+def _looked_at(course: Course, step: int, crops: Sequence[Crop]) -> tuple[Sequence[Crop], Sight]:
+    """A part of the batch at the encoder, and its crops with the targets that this step has."""
+    train, device = course.config.train, course.clip.device
+    pixels, again = torch.stack([crop.pixels for crop in crops]).to(device), course.refines(step)
+    anew = again and train.online_labels == "seeds"
+    seen = Sight(pixels, course.clip, train.online_layers if anew else 0)
+    if not again:
+        return crops, seen
+    target = torch.stack([crop.target for crop in crops]).to(device)
+    with torch.no_grad():
+        tokens = course.network.tokens(seen.blocks)
+    if anew:
+        visible, table = torch.stack([crop.visible for crop in crops]), course.table
+        target = online.targets(course.clip, seen.features, tokens, pixels, target, visible, table, course.config)
+    else:
+        confidence = course.config.labels.confidence
+        target = losses.filled_target(target, tokens, seen.grid, train.online_temperature, confidence)
+    return [dataclasses.replace(crop, target=one) for crop, one in zip(crops, target.cpu(), strict=True)], seen
+
+
 @dataclass(frozen=True)
 class Counts:
     """What the sums of a batch are divided by, over all processes: its pixels and its pairs of patches."""
@@ -256,7 +295,7 @@ def _counted(course: Course, crops: Sequence[Crop]) -> Counts:
     return Counts(*map(course.team.count_all, counts))
 
 
-def _losses(course: Course, step: int, crops: Sequence[Crop], counts: Counts) -> Float[Tensor, " terms"]:
+def _losses(course: Course, crops: Sequence[Crop], seen: Sight, counts: Counts) -> Float[Tensor, " terms"]:
     """The `TERMS` of a part of the batch, as shares of the batch's means; a term that is off is 0."""
     device, rsc, train = course.clip.device, course.config.rsc, course.config.train
 
@@ -264,13 +303,9 @@ def _losses(course: Course, step: int, crops: Sequence[Crop], counts: Counts) ->
         return torch.stack([getattr(crop, name) for crop in crops]).to(device)
 
     target, grid = stacked("target"), crops[0].grid
-    seen = Sight(stacked("pixels"), course.clip)
     with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bfloat16"):
         answer = course.network(seen)
     logits = answer.logits.float()
-    if course.refines(step):
-        confidence = course.config.labels.confidence
-        target = losses.filled_target(target, answer.tokens, grid, train.online_temperature, confidence)
     full = to_pixels(logits, (target.shape[1], target.shape[2]))
     if train.loss == "balanced":
         cross_entropy = losses.balanced_cross_entropy(full, target, (counts.background, counts.foreground))
@@ -284,7 +319,7 @@ def _losses(course: Course, step: int, crops: Sequence[Crop], counts: Counts) ->
     if not course.contrasts:
         return torch.stack(list(terms.values()))
     share = len(crops) / train.batch
-    prototypes = None if course.prototypes is None else course.prototypes.to(device)
+    prototypes = None if course.prototypes is None else course.table
     coarse = logits if logits.shape[2:] == grid else nn.functional.adaptive_avg_pool2d(logits, grid)
     masks = coarse.softmax(dim=1)[:, 1:]
     visible, absent, inside = stacked("visible"), stacked("absent"), stacked("inside")

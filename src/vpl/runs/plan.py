@@ -59,7 +59,7 @@ _PROTOTYPES = (
 _TRAIN = (
     "steps", "batch", "accumulate", "crop", "scale_low", "scale_high", "flip", "optimizer", "learning_rate",
     "momentum", "weight_decay", "power", "online", "online_from", "online_temperature", "precision",
-    "loss", "affinity", "affinity_radius", "warmup",
+    "loss", "affinity", "affinity_radius", "warmup", "online_labels", "online_layers",
 )  # fmt: skip
 
 STAGES: dict[str, Stage] = {
