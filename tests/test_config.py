@@ -184,7 +184,11 @@ def test_values_given_as_text(key, text, expected):
         ("predict.scales", "[1, 'a']", r"predict.scales is 'a'; expected a number\."),
         ("predict.scales", [0.001], r"predict.scales is 0.001; expected a number from 0.05 to 8.0\."),
         ("prompts.templates", ["no braces"], r"prompts.templates is \['no braces'\]; expected texts with one {} each"),
-        ("prompts.templates", [], r"expected texts with one {} each, or one of clip-es, inmap, photo\."),
+        (
+            "prompts.templates",
+            [],
+            r"expected texts with one {} each and no other braces, or one of clip-es, inmap, photo\.",
+        ),
         ("prompts.templates", ["{} {}"], "expected texts with one {} each"),
         ("clip.scale", "[" * 20_000, "expected a number"),
         ("clip.scale", "9" * 9_999, "expected a number"),

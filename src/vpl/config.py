@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import re
 import tomllib
 import types
 import typing
@@ -209,10 +210,10 @@ class PromptConfig(Section):
         super().__post_init__()
         if len(self.templates) == 1 and self.templates[0] in TEMPLATE_STRATEGIES:
             object.__setattr__(self, "templates", TEMPLATE_STRATEGIES[self.templates[0]])
-        bad = [template for template in self.templates if template.count("{}") != 1]
+        bad = [one for one in self.templates if one.count("{}") != 1 or re.search("[{}]", one.replace("{}", ""))]
         if bad or not self.templates:
             raise ConfigError(
-                f"prompts.templates is {list(self.templates)}; expected texts with one {{}} each, "
+                f"prompts.templates is {list(self.templates)}; expected texts with one {{}} each and no other braces, "
                 f"or one of {', '.join(TEMPLATE_STRATEGIES)}."
             )
 

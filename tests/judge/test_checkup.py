@@ -57,7 +57,7 @@ def test_the_gap_between_the_splits(tree, tmp_path):
         run.seeds()
         rows = [{"name": "refined + CRF", "miou": 0.5}, {"name": "network, single scale", "miou": 0.3}]
         (tmp_path / "run" / "metrics.json").write_text(
-            json.dumps({"evaluations": [{"split": "x", "images": 4, "rows": rows}]})
+            json.dumps({"evaluations": [{"split": "x", "images": 4, "classes": [], "rows": rows}]})
         )
         gap = checkup(run)["with_truth"]["train/val gap"]
     assert gap["value"] == pytest.approx(0.2) and gap["advice"]

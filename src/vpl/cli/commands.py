@@ -69,7 +69,7 @@ def _preset_beside_tuning(names: Sequence[str], folder: Path) -> Mapping[str, ob
         return values
     from vpl.runs.folder import tuned
 
-    chosen = {key for key, _, _ in tuned(folder)}
+    chosen = {one.key for one in tuned(folder)}
     return {key: one for key, one in values.items() if key not in chosen}
 
 
@@ -156,10 +156,12 @@ def _tell(plan: Plan, looks: LookConfig) -> None:
 
 def _close(run: Run, out: str | None) -> int:
     """Say what was made and which images were not."""
-    from vpl.runs.files import read_evaluations
+    from vpl.runs.records import read_evaluations
 
     for evaluation in read_evaluations(run.folder):
         print(show.table(evaluation))
+    for line in run.said:
+        print(line)
     masks = run.folder / "labels"
     if out:
         print(f"pseudo-masks in {storage.below(out, 'labels')}")
@@ -179,8 +181,9 @@ def _close(run: Run, out: str | None) -> int:
         left = f"{count_of(run.dataset.left_out, 'photograph')} of the list left out"
         skipped = count_of(len(run.failures), "image")
         print(f"{skipped} skipped, {left} ({count_of(problems, 'line')}, see above).", file=sys.stderr)
-        return 1
-    return 0
+    if run.unscored:
+        print(f"vpl: there are no scores: {run.unscored}", file=sys.stderr)
+    return 1 if run.failures or problems or run.unscored else 0
 
 
 def _predict(given: argparse.Namespace) -> int:

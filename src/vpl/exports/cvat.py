@@ -5,9 +5,11 @@ Each class of an image is one object: connected parts are no objects, and would 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +35,8 @@ class Writer:
         self._names: dict[str, None] = {}
         self._palette = distinct_palette(classes)
         self._map = label_map(classes, self._palette)
-        self._zip = zipfile.ZipFile(folder / "annotations.zip", "w")
+        self._file = (folder / "annotations.zip").open("w+b")
+        self._zip = zipfile.ZipFile(self._file, "w")
 
     def add(self, picture: Labelled) -> None:
         name = picture.place.as_posix()
@@ -54,7 +57,9 @@ class Writer:
     def close(self) -> None:
         self._put("ImageSets/Segmentation/default.txt", "".join(f"{name}\n" for name in self._names).encode())
         self._put("labelmap.txt", self._map.encode())
-        self._zip.close()
+        with self._given_up():
+            self._zip.close()
+            self._file.close()
         labels = [
             {"name": name, "color": "#{:02x}{:02x}{:02x}".format(*color), "attributes": []}
             for name, color in named_colors(self._classes, self._palette)
@@ -65,4 +70,16 @@ class Writer:
         entry = zipfile.ZipInfo(name, _ZIP_TIME)
         entry.external_attr = 0o644 << 16
         entry.compress_type = zipfile.ZIP_STORED if name.endswith(".png") else zipfile.ZIP_DEFLATED
-        self._zip.writestr(entry, data)
+        with self._given_up():
+            self._zip.writestr(entry, data)
+
+    @contextlib.contextmanager
+    def _given_up(self) -> Iterator[None]:
+        """A full disk ends the archive here: its own end would meet it once more, in a traceback."""
+        try:
+            yield
+        except OSError:
+            self._zip.fp = None
+            with contextlib.suppress(OSError):
+                self._file.close()
+            raise

@@ -23,14 +23,15 @@ from vpl.config import Config
 from vpl.edges import storage
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.exports import WAYS
-from vpl.exports.labelled import Writer, read_labelled
+from vpl.exports.labelled import Writer, local, place_of, read_labelled
 from vpl.network import predict
 from vpl.network.card import Card
 from vpl.network.student import STUDENT_PREFIX
 from vpl.progress import Progress, silent
-from vpl.runs.files import read_evaluations, read_facts
+from vpl.runs.files import read_facts
 from vpl.runs.folder import Failure
 from vpl.runs.opened import dataset_of
+from vpl.runs.records import read_evaluations
 
 MARK = "vpl-export.json"
 UNFINISHED, REPLACED = ".vpl-export", ".vpl-export-old"
@@ -134,13 +135,15 @@ def _masks(
     classes = _classes_of(run, dataset.classes)
     writer = kind(folder, classes)
     failures = [Failure(*problem.partition(": ")[::2]) for problem in dataset.problems]
-    above, count = Path(config.data.images), 0
-    if config.data.format == "voc" and (above / "JPEGImages").is_dir():
+    above, count = storage.place_of(config.data.images), 0
+    if config.data.format == "voc" and isinstance(above, Path) and (above / "JPEGImages").is_dir():
         above = above / "JPEGImages"
     for sample in progress(dataset.samples, len(dataset.samples), f"export to {to}"):
         try:
             mask = labels / f"{sample.id}.png"
-            writer.add(read_labelled(sample.id, sample.image, above, sample.tags, mask, classes))
+            with local(sample.image) as source:
+                place = place_of(sample.image, above)
+                writer.add(read_labelled(sample.id, source, place, sample.tags, mask, classes))
             count += 1
         except DataError as error:
             failures.append(Failure(sample.id, str(error)))

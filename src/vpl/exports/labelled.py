@@ -9,9 +9,11 @@ Letters: H W pixels. Each writer is given images one by one, and writes its list
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -21,7 +23,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from vpl.classes import IGNORE, ClassSet, voc_palette
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.errors import DataError
 
 SPLIT = "train"
@@ -67,10 +69,38 @@ class Writer(Protocol):
         """Write the lists."""
 
 
+@contextlib.contextmanager
+def local(image: Path | str) -> Iterator[Path]:
+    """The photograph's file; one behind a URL is fetched for as long as the block lasts.
+
+    Raises:
+        DataError: there is no such file. RunError: the store can't be used.
+    """
+    if not storage.is_url(image):
+        yield Path(image)
+        return
+    with tempfile.TemporaryDirectory(prefix="vpl-") as folder:
+        path = Path(folder) / "photograph"
+        path.write_bytes(storage.read(image, images.MOST_FILE_BYTES))
+        yield path
+
+
+def place_of(image: Path | str, folder: Path | str) -> PurePosixPath:
+    """The photograph's path below the folder of images, without its suffix; outside of it, its name."""
+    if storage.is_url(image):
+        above = f"{str(folder).rstrip('/')}/"
+        return PurePosixPath(
+            image.removeprefix(above) if image.startswith(above) else image.rpartition("/")[2]
+        ).with_suffix("")
+    source, root = Path(image), Path(folder)
+    inside = source.relative_to(root) if source.is_relative_to(root) else Path(source.name)
+    return PurePosixPath(inside.with_suffix("").as_posix())
+
+
 def read_labelled(
-    id: str, source: Path, folder: Path, tags: tuple[str, ...], mask: Path, classes: ClassSet
+    id: str, source: Path, place: PurePosixPath, tags: tuple[str, ...], mask: Path, classes: ClassSet
 ) -> Labelled:
-    """A photograph below `folder` with its pseudo-mask, both decoded and checked.
+    """A photograph with its pseudo-mask, both decoded and checked.
 
     Raises:
         DataError: one of the two is missing or damaged, their sizes differ, or the mask holds other labels.
@@ -86,8 +116,6 @@ def read_labelled(
     strangers = np.setdiff1d(labels, [*range(len(classes) + 1), IGNORE])
     if len(strangers):
         raise DataError(f"the pseudo-mask {mask} holds the label {strangers[0]}; expected 0 to {len(classes)} or 255.")
-    inside = source.relative_to(folder) if source.is_relative_to(folder) else Path(source.name)
-    place = PurePosixPath(inside.with_suffix("").as_posix())
     return Labelled(id, place, source, tags, image, labels)
 
 

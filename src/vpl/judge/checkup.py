@@ -21,7 +21,8 @@ from vpl.errors import VplError
 from vpl.judge.bench import Bench, Cams, Shelf
 from vpl.method import metrics, refine, signs
 from vpl.method.masks import label_map
-from vpl.runs.files import read_evaluations, read_json, read_map, read_prototypes, read_truth
+from vpl.runs.files import read_map, read_prototypes, read_truth
+from vpl.runs.records import is_number, read_evaluations, read_learning
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
 
@@ -43,11 +44,11 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
         seeds = read_map(run.folder / "seeds/refined" / f"{sample.id}.png")
         likely, mask = (_mask(run, name, sample) for name in ("seeds/crf", "labels"))
         _add(free, signs.of_maps(seeds, likely, mask, _labels(run, sample)))
-        truth, last = read_truth(sample), mask if likely is None else likely
+        truth, last = _truth(run, sample), mask if likely is None else likely
         if truth is not None and last is not None and truth.shape == last.shape:
             _add(true, signs.against_truth(seeds, last, truth))
-    right = read_json(run.folder / "prototypes.json").get("accuracy_vision")
-    if isinstance(right, (int, float)):
+    right = read_learning(run.folder).get("accuracy_vision")
+    if right is not None and is_number(right):
         free["tag consistency"].append(right)
     _look_again(run, evenly(done, AGAIN), free, true)
     gap = _train_val_gap(read_evaluations(run.folder))
@@ -66,6 +67,11 @@ def _add(values: dict[str, list[float]], found: dict[str, float]) -> None:
 def _mask(run: Run, folder: str, sample: Sample) -> np.ndarray | None:
     path = run.folder / folder / f"{sample.id}.png"
     return read_map(path) if path.exists() else None
+
+
+def _truth(run: Run, sample: Sample) -> np.ndarray | None:
+    """The user's mask; None where there is none, or where the run has said why none of them is scored."""
+    return None if run.unscored else read_truth(sample)
 
 
 def _labels(run: Run, sample: Sample) -> list[int]:
@@ -98,7 +104,7 @@ def _look_again(
             first, second = (label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))
             free[name].append(signs.agreement(first, second))
     for sample, view, maps in zip(kept, views, own, strict=True):
-        truth = read_truth(sample)
+        truth = _truth(run, sample)
         if truth is None or truth.shape != view.size:
             continue
         full = refine.upsample(maps.float().cpu(), view.size).numpy()

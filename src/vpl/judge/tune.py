@@ -28,8 +28,9 @@ from vpl.method import crf
 from vpl.method.masks import label_map
 from vpl.method.views import View
 from vpl.progress import Progress, silent
-from vpl.runs.files import read_json, write_json
+from vpl.runs.files import write_json
 from vpl.runs.folder import log
+from vpl.runs.records import TUNE_FILE, Choice, read_choices
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
 
@@ -74,22 +75,6 @@ def with_same_prototypes(bench: Bench, other: Bench, config: Config, seen: Confi
 
 
 # --------------------------------------------------------------------------------------------------------------- search
-@dataclass(frozen=True)
-class Choice:
-    """One value: what was configured, what was chosen, and why.
-
-    Attributes:
-        tried: value -> mean score.
-        reason: one sentence.
-    """
-
-    key: str
-    default: float
-    value: float
-    tried: dict[str, float]
-    reason: str
-
-
 @dataclass(frozen=True)
 class Tuned:
     """The configuration with the chosen values, and the choices."""
@@ -214,20 +199,17 @@ def tune(
     """
     folder = Path(folder)
     with Run(folder, config, device=device, image_workers=workers) as run:
-        known = read_json(folder / "tune.json")
-        if known:
-            try:
-                choices = tuple(Choice(**one) for one in known["choices"])
-                return Tuned(config, choices, int(known["images"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunError(f"{folder / 'tune.json'} is damaged ({error}); delete it to choose again.") from error
+        images, choices = read_choices(folder)
+        if choices:
+            return Tuned(config, choices, images)
         bench = _bench(run, count, workers)
         made = choose(bench, config, progress=progress)
         run.config = made.config
         run.settle()
-        write_json(
-            folder / "tune.json", {"images": made.images, "choices": list(map(dataclasses.asdict, made.choices))}
-        )
+        told = [dataclasses.asdict(one) for one in made.choices]
+        for one in told:
+            one["tried"] = {key: score if math.isfinite(score) else None for key, score in one["tried"].items()}
+        write_json(folder / TUNE_FILE, {"images": made.images, "choices": told})
         run.settle()  # the reasons go into config.toml
     return made
 

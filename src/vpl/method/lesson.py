@@ -108,6 +108,11 @@ def _lesson(
     allowed = allowed_labels(found.classes, tags, classes, len(text), config)
     usable = allowed.any(dim=1)
     if not usable.any():
+        if len(text) == 1:
+            raise DataError(
+                "there is one class and no background word, so that nothing can be told from it; give background words "
+                "in the classes file, or set prompts.background_words = true."
+            )
         raise DataError(
             f"no region of any image has a text seed above prototypes.phi = {config.phi}; choose a lower one."
         )

@@ -76,7 +76,7 @@ def text_prototypes(clip: FrozenClip, classes: ClassSet, prompts: PromptConfig) 
     """
     words = classes.words if prompts.class_words else classes.names
     background = classes.background if prompts.background_words else ()
-    texts = [template.format(word) for word in (*words, *background) for template in prompts.templates]
+    texts = [template.replace("{}", word) for word in (*words, *background) for template in prompts.templates]
     embedded = F.normalize(clip.encode_texts(texts), dim=-1)
     rows = F.normalize(embedded.unflatten(0, (-1, len(prompts.templates))).mean(1), dim=-1)
     return TextPrototypes(foreground=rows[: len(words)], background=rows[len(words) :])

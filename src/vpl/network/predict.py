@@ -34,6 +34,7 @@ from vpl.edges.truth import read_truth
 from vpl.errors import ConfigError, DataError, ModelError
 from vpl.machine import device_of, out_of_memory
 from vpl.method import crf
+from vpl.method.belonging import Belonging, Counting
 from vpl.method.metrics import Confusion
 from vpl.network import hub
 from vpl.network.card import CARD_FILE, NETWORK_FOLDER, WEIGHTS_FILE, Card
@@ -62,11 +63,12 @@ SINGLE = Protocol()
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Both protocols of METHOD.md 6 over the same images."""
+    """Both protocols of METHOD.md 6 over the same images, and how their truth agrees with their tags."""
 
     single: Confusion
     full: Confusion
     images: int
+    belonging: Belonging
 
 
 @dataclass(frozen=True)
@@ -272,15 +274,17 @@ def evaluate(
         skip: is given each sample that can't be used, and why; None: the first one ends the evaluation.
 
     Raises:
-        DataError: no sample has a mask; without `skip`, an image or mask can't be read, or their sizes differ.
+        DataError: no sample has a mask, or masks and tags can't belong together; without `skip`, an image or mask
+            can't be read, or their sizes differ.
     """
     single, full = Confusion(len(predictor.classes) + 1), Confusion(len(predictor.classes) + 1)
-    count, skipped = 0, None
+    count, skipped, counting = 0, None, Counting(predictor.classes.names)
     for sample in samples:
         if sample.mask is None:
             continue
         try:
             truth = read_truth(sample.mask, sample.values)
+            counting.add(truth, predictor.classes.numbers(sample.tags))
             first = predictor.predict(sample.image)
             if truth.shape != first.shape:
                 raise DataError(
@@ -303,7 +307,10 @@ def evaluate(
         raise DataError(f"no image with a truth mask could be used; the first: {skipped}")
     if count == 0:
         raise DataError("none of the images has a truth mask; expected at least one. Give data.masks.")
-    return Evaluation(single, full, count)
+    belonging = counting.result()
+    if not belonging.together:
+        raise DataError(belonging.refusal("the held-out photographs"))
+    return Evaluation(single, full, count, belonging)
 
 
 def full_protocol(config: PredictConfig) -> Protocol:

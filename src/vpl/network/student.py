@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vpl.config import DecoderConfig
@@ -16,6 +17,8 @@ from vpl.errors import ModelError
 from vpl.network.head import Answer, Network, Sight
 
 STUDENT_PREFIX = "hf:"
+TRIED_SIDE = 64
+"""Side of the empty picture that a new student is tried on, in pixels."""
 
 
 class Student(Network):
@@ -42,12 +45,15 @@ class Student(Network):
             folder = Path(name)
             if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
                 return cls(AutoModelForSemanticSegmentation.from_config(config))
-            return cls(
-                AutoModelForSemanticSegmentation.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
-            )
-        except (OSError, ValueError, ImportError) as error:
+            model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+            with torch.no_grad():  # sizes that can't be computed with show themselves here
+                model.eval()(pixel_values=torch.zeros(1, 3, TRIED_SIDE, TRIED_SIDE))
+            return cls(model)
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged folder raises a dozen kinds, of transformers', safetensors' and torch's
             raise ModelError(
-                f"the student network {name!r} can't be loaded ({str(error).splitlines()[0]}); expected a "
+                f"the student network {name!r} can't be loaded ({_words(error)}); expected a "
                 "semantic-segmentation model of transformers, by name or folder, for example hf:nvidia/mit-b0."
             ) from error
 
@@ -64,9 +70,11 @@ class Student(Network):
             rest = {key: given for key, given in description.items() if key != "model_type"}
             config = AutoConfig.for_model(description["model_type"], **rest)
             return cls(AutoModelForSemanticSegmentation.from_config(config))
-        except (KeyError, ValueError, TypeError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
             raise ModelError(
-                f"the student network of type {description.get('model_type')!r} can't be built ({error}); "
+                f"the student network of type {description.get('model_type')!r} can't be built ({_words(error)}); "
                 "use the version of transformers that trained it."
             ) from error
 
@@ -78,6 +86,10 @@ class Student(Network):
     def forward(self, seen: Sight) -> Answer:
         """Logits on the model's own output grid (SegFormer: a quarter of the pixels)."""
         return Answer(self.model(pixel_values=seen.pixels).logits)
+
+
+def _words(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_student(config: DecoderConfig) -> bool:

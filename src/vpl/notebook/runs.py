@@ -26,9 +26,10 @@ from vpl.network.predict import Predictor, Protocol
 from vpl.notebook.pictures import Pictures, shots
 from vpl.notebook.shown import LabelMap, Prediction, Segmentation, contact_sheet
 from vpl.progress import Progress, silent
-from vpl.runs.files import read_evaluations, read_map
+from vpl.runs.files import read_map
 from vpl.runs.folder import Failure
 from vpl.runs.plan import Plan, count_of, told
+from vpl.runs.records import read_evaluations
 from vpl.runs.scoring import MAP_ROWS
 from vpl.runs.stages import Run
 

@@ -25,8 +25,8 @@ from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import RunError, VplError
 from vpl.method.metrics import Confusion
-from vpl.runs.files import read_json
 from vpl.runs.opened import dataset_of
+from vpl.runs.records import read_metrics
 from vpl.sampling import evenly
 
 STAGES = ("labels", "seeds/crf", "seeds/refined", "seeds/vision", "seeds/text")
@@ -114,7 +114,7 @@ def collect(folders: Sequence[str | Path], pictured: int = PICTURED) -> Comparis
         if not (path / "config.toml").is_file():
             raise RunError(f"{path} is no run folder of vpl (it has no config.toml); name folders that vpl made.")
     configs = [Config.from_toml(path / "config.toml") for path in paths]
-    metrics = [read_json(path / "metrics.json") for path in paths]
+    metrics = [read_metrics(path) for path in paths]
     lines = _lines(metrics)
     by_class_of, by_class = _by_class(lines, metrics)
     stage, samples, classes = _shared(paths, configs)
@@ -174,7 +174,7 @@ def _by_class(lines: Sequence[Line], metrics: Sequence[dict]) -> tuple[str, dict
     if not shared:
         return "", {}
     last = shared[-1]
-    rows = [_rows(one)[last.split, last.name]["iou"] for one in metrics]
+    rows = [_rows(one)[last.split, last.name].get("iou", {}) for one in metrics]
     names = dict.fromkeys(name for row in rows for name in row)
     return f"{last.split}: {last.name}", {name: tuple(row.get(name) for row in rows) for name in names}
 

@@ -6,6 +6,7 @@ Letters: H W pixels.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,8 +96,11 @@ class _Scan:
     missing: tuple[str, ...]
 
 
-def gallery(run: Path, config: Config, most: int) -> Gallery:
+def gallery(run: Path, config: Config, most: int, scored: bool = True) -> Gallery:
     """Exhibits of both splits, at most `most` of them.
+
+    Args:
+        scored: whether the truth of [data] may be compared with; the run has said so.
 
     Raises:
         RunError: a mask of the run is damaged.
@@ -118,6 +122,8 @@ def gallery(run: Path, config: Config, most: int) -> Gallery:
         samples = [
             one for one in dataset.samples if any((run / folder / f"{one.id}.png").is_file() for folder, _ in steps)
         ]
+        if section is config.data and not scored:
+            samples = [dataclasses.replace(one, mask=None) for one in samples]
         looked = evenly(samples, MOST_SCANNED)
         scans = [_scan(run, one, steps[-1][0], classes) for one in looked]
         counted |= _counted(scans)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import csv
 import hashlib
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,9 +27,10 @@ from vpl.pages import charts
 from vpl.pages.charts import Curve
 from vpl.pages.gallery import Exhibit, gallery
 from vpl.pages.modality import Gap, gap
-from vpl.runs.files import damaged, read_json
+from vpl.runs.files import damaged
 from vpl.runs.folder import Failure
 from vpl.runs.learning import CHANCE_RANK
+from vpl.runs.records import is_number, read_metrics, read_record
 
 MOST_PICTURED = 200  # images in the gallery
 REPORT_FILE = TEMPLATE = "report.html"
@@ -134,12 +134,10 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
     config = Config.from_toml(run / "config.toml")
     if not (run / "run.json").is_file():
         raise RunError(f"{run} has no run.json, so no stage has begun there. Run `vpl run` or one of the stages first.")
-    record, metrics = read_json(run / "run.json"), read_json(run / "metrics.json")
+    record, metrics = read_record(run), read_metrics(run)
     absent: dict[str, str] = {}
 
-    evaluations = tuple(
-        _evaluation(item, run / "metrics.json") for item in _list(metrics, "evaluations", run / "metrics.json")
-    )
+    evaluations = tuple(_evaluation(item, run / "metrics.json") for item in metrics.get("evaluations", []))
     evaluations = tuple(one for one in evaluations if one.rows)
     curves = _curves(run / "network" / "curve.csv")
     if not curves:
@@ -149,29 +147,27 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
         absent["gap"] = "The run has no prototypes yet, so there is no modality gap to show."
     elif not apart.points:
         absent["projection"] = "The run has no region embeddings, so the gap is shown in numbers only."
-    pictures = gallery(run, config, most_pictured)
+    pictures = gallery(run, config, most_pictured, scored=not record.get("unscored"))
     if not pictures.exhibits:
         absent["gallery"] = pictures.note
     if not evaluations:
-        absent["evaluation"] = _NOT_EVALUATED if any(one.iou is not None for one in pictures.exhibits) else _NO_TRUTH
-    rank, free = _tag_rank(record, run / "run.json"), _dict(metrics, "label_free", run / "metrics.json")
-    signs = _signs(rank | pictures.signs | free, run / "metrics.json")
+        why = record.get("unscored")
+        there = any(one.iou is not None for one in pictures.exhibits)
+        absent["evaluation"] = f"There are no scores: {why}" if why else _NOT_EVALUATED if there else _NO_TRUTH
+    signs = _signs(_tag_rank(record) | pictures.signs | metrics.get("label_free", {}))
     if not signs:
         absent["signs"] = "The run has no label-free numbers and no pseudo-masks to count them from."
-    with_truth = _signs(_dict(metrics, "with_truth", run / "metrics.json"), run / "metrics.json")
+    with_truth = _signs(metrics.get("with_truth", {}))
     if evaluations and not with_truth:
         absent["with truth"] = "How the masks fail has not been measured yet: run `vpl evaluate`."
     return ReportData(
         title=run.resolve().name,
-        facts=_facts(config, record, run / "run.json"),
-        versions=tuple((key, str(one)) for key, one in _dict(record, "versions", run / "run.json").items()),
+        facts=_facts(config, record),
+        versions=tuple(record.get("versions", {}).items()),
         settings=_settings(config),
-        stages=_stages(record, run / "run.json"),
-        failures=tuple(
-            Failure(str(item.get("id", "")), str(item.get("reason", "")))
-            for item in _list(record, "failures", run / "run.json")
-        ),
-        problems=tuple(map(str, _dict(record, "data", run / "run.json").get("problems") or ())),
+        stages=_stages(record),
+        failures=tuple(Failure(item["id"], item.get("reason", "")) for item in record.get("failures", [])),
+        problems=tuple(record.get("data", {}).get("problems", ())),
         evaluations=evaluations,
         signs=signs,
         with_truth=with_truth,
@@ -183,31 +179,8 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
     )
 
 
-def _list(tree: Mapping, key: str, path: Path) -> list[dict]:
-    items = tree.get(key) or []
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise damaged(path, f"{key!r} is no list of objects")
-    return items
-
-
-def _dict(tree: Mapping, key: str, path: Path) -> dict:
-    item = tree.get(key) or {}
-    if not isinstance(item, dict):
-        raise damaged(path, f"{key!r} is {item!r}, expected an object")
-    return item
-
-
-def _number(value: object, what: str, path: Path) -> float | None:
-    """A finite number, or None for null and NaN."""
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise damaged(path, f"{what} is {value!r}, expected a number")
-    return float(value) if math.isfinite(value) else None
-
-
-def _facts(config: Config, record: Mapping, path: Path) -> tuple[tuple[str, str], ...]:
-    data, clip = _dict(record, "data", path), _dict(record, "clip", path)
+def _facts(config: Config, record: Mapping) -> tuple[tuple[str, str], ...]:
+    data, clip = record.get("data", {}), record.get("clip", {})
     rows = [
         ("Images", f"{data['images']:,}" if isinstance(data.get("images"), int) else ""),
         ("Data", " · ".join(filter(None, (config.data.format, config.data.images, config.data.split)))),
@@ -240,45 +213,29 @@ def _plain(value: object) -> str:
     return str(value) if value != "" else "(empty)"
 
 
-def _stages(record: Mapping, path: Path) -> tuple[StageTime, ...]:
+def _stages(record: Mapping) -> tuple[StageTime, ...]:
     stages = []
-    for name, item in _dict(record, "stages", path).items():
-        if not isinstance(item, dict):
-            raise damaged(path, f"stage {name!r} is {item!r}, expected an object")
-        seconds, images = (_number(item.get(key), f"{key} of stage {name!r}", path) for key in ("seconds", "images"))
-        if seconds is None:
-            continue
+    for name, item in record.get("stages", {}).items():
+        seconds, images = item["seconds"], item.get("images")
         rate = images / seconds if images and seconds and name != "train" else None
         stages.append(StageTime(name, seconds, None if images is None else int(images), rate))
     return tuple(stages)
 
 
 def _evaluation(item: Mapping, path: Path) -> Evaluation:
-    names = item.get("classes")
-    if not isinstance(names, list) or not isinstance(item.get("split"), str):
-        raise damaged(path, "an evaluation has no 'split' text or no 'classes' list")
-    trees = _list(item, "rows", path)
-    classes = tuple(map(str, names))
-    if "background" not in classes and any("background" in _dict(tree, "iou", path) for tree in trees):
+    classes = tuple(item["classes"])
+    if "background" not in classes and any("background" in tree.get("iou", {}) for tree in item["rows"]):
         classes = ("background", *classes)
-    return Evaluation(
-        split=item["split"],
-        images=int(_number(item.get("images"), "images of an evaluation", path) or 0),
-        classes=classes,
-        rows=tuple(_row(tree, classes, path) for tree in trees),
-    )
+    rows = tuple(_row(tree, classes, path) for tree in item["rows"])
+    return Evaluation(item["split"], int(item["images"]), classes, rows)
 
 
 def _row(tree: Mapping, classes: Sequence[str], path: Path) -> Row:
-    if not isinstance(tree.get("name"), str):
-        raise damaged(path, "a row of an evaluation has no 'name'")
-    name = tree["name"]
+    name, matrix = tree["name"], tree.get("confusion") or []
 
     def by_class(key: str) -> tuple[float | None, ...]:
-        values = _dict(tree, key, path)
-        return tuple(_number(values.get(one), f"{key} of {one!r} in {name!r}", path) for one in classes)
+        return tuple(tree.get(key, {}).get(one) for one in classes)
 
-    matrix = tree.get("confusion") or []
     try:
         counts = np.array(matrix, dtype=np.int64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -288,8 +245,8 @@ def _row(tree: Mapping, classes: Sequence[str], path: Path) -> Row:
         raise damaged(path, f"the confusion matrix of {name!r} doesn't fit {len(classes)} classes")
     return Row(
         name=name,
-        miou=_number(tree.get("miou"), f"miou of {name!r}", path),
-        pixel_accuracy=_number(tree.get("pixel_accuracy"), f"pixel_accuracy of {name!r}", path),
+        miou=tree["miou"],
+        pixel_accuracy=tree["pixel_accuracy"],
         iou=by_class("iou"),
         precision=by_class("precision"),
         recall=by_class("recall"),
@@ -297,21 +254,18 @@ def _row(tree: Mapping, classes: Sequence[str], path: Path) -> Row:
     )
 
 
-def _signs(tree: Mapping, path: Path) -> tuple[NamedSign, ...]:
+def _signs(tree: Mapping) -> tuple[NamedSign, ...]:
     """The signs with a value, by their names, those that ask for something first."""
-    found = []
-    for name, item in tree.items():
-        if not isinstance(item, dict):
-            raise damaged(path, f"the sign {name!r} is {item!r}, expected an object")
-        value = _number(item.get("value"), f"the sign {name!r}", path)
-        if value is not None:
-            sign = Sign(value, str(item.get("meaning", "")), str(item.get("advice", "")))
-            found.append((charts.words(name), sign))
+    found = [
+        (charts.words(name), Sign(item["value"], item.get("meaning", ""), item.get("advice", "")))
+        for name, item in tree.items()
+        if item["value"] is not None
+    ]
     return tuple(sorted(found, key=lambda one: not one[1].advice))
 
 
-def _tag_rank(record: Mapping, path: Path) -> dict[str, dict]:
-    rank = _number(record.get("tag_rank"), "tag_rank", path)
+def _tag_rank(record: Mapping) -> dict[str, dict]:
+    rank = record.get("tag_rank")
     if rank is None:
         return {}
     advice = (
@@ -346,7 +300,7 @@ def _float(text: Any) -> float | None:
         value = float(text)
     except (TypeError, ValueError):
         return None
-    return value if math.isfinite(value) else None
+    return value if is_number(value) else None
 
 
 def render(data: ReportData) -> str:
@@ -399,6 +353,8 @@ def headline(data: ReportData) -> str:
     if not data.evaluations:
         if data.absent["evaluation"] == _NOT_EVALUATED:
             return "Not evaluated yet."
+        if data.absent["evaluation"] != _NO_TRUTH:
+            return "The truth masks that were named give no scores."
         return "No truth masks were given: judge this run by its pictures and by the label-free numbers."
     sentences = []
     for one in reversed(data.evaluations):

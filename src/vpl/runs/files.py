@@ -23,8 +23,6 @@ from vpl.errors import DataError, RunError
 from vpl.method.metrics import Confusion
 from vpl.method.regions import BACKGROUND_REGION, Regions
 
-NUMBER = (int, float)
-
 REGION_KEYS = ("embeddings", "class", "sample", "tag_ranks")
 """Tensors of a file in regions/."""
 
@@ -40,34 +38,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(tree, dict):
         raise damaged(path, "no JSON object")
     return tree
-
-
-def read_evaluations(folder: Path) -> list[dict]:
-    """What metrics.json of a run holds of each split: `split`, `images`, `classes`, `rows` with a name and scores."""
-    path = folder / "metrics.json"
-    found = read_json(path).get("evaluations", [])
-    if not isinstance(found, list) or not all(map(_is_evaluation, found)):
-        raise damaged(path, "its evaluations are no values that vpl writes")
-    return found
-
-
-def _is_evaluation(one: object) -> bool:
-    return (
-        isinstance(one, dict)
-        and isinstance(one.get("split"), str)
-        and isinstance(one.get("images"), int)
-        and isinstance(one.get("rows"), list)
-        and all(map(_is_row, one["rows"]))
-    )
-
-
-def _is_row(row: object) -> bool:
-    """Whether this is one line of an evaluation: a name, and scores as numbers or null."""
-    return (
-        isinstance(row, dict)
-        and isinstance(row.get("name"), str)
-        and all(isinstance(row.get(key), (*NUMBER, type(None))) for key in ("miou", "pixel_accuracy"))
-    )
 
 
 def write_json(path: Path, content: dict) -> None:

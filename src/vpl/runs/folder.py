@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from filelock import BaseFileLock
@@ -30,7 +31,8 @@ from vpl.config import Config
 from vpl.edges import locks, storage
 from vpl.errors import RunError, VplError
 from vpl.runs import state
-from vpl.runs.files import NUMBER, damaged, read_evaluations, read_json, write_json
+from vpl.runs.files import write_json
+from vpl.runs.records import Choice, read_choices, read_evaluations, read_metrics, read_record
 
 log = logging.getLogger("vpl")
 Folder = TypeVar("Folder", bound="RunFolder")
@@ -68,6 +70,7 @@ class RunFolder:
         self.config = config
         self.leads = leads
         self.failures: dict[str, Failure] = {}
+        self.said: list[str] = []
         self._lock: BaseFileLock | None = None
         self._settled = self._is_new = False
         for data in (config.data, config.validation):
@@ -161,28 +164,16 @@ class RunFolder:
     def _reasons(self) -> dict[str, str]:
         """Why `vpl tune` chose values that the configuration still has. `vpl tune` itself tells of a damaged file."""
         own, found = self.config.flat(), {}
-        for key, value, reason in tuned(self.folder):
-            if own.get(key) == value:
-                found[key] = " ".join(reason.split())
+        for one in tuned(self.folder):
+            if own.get(one.key) == one.value:
+                found[one.key] = " ".join(one.reason.split())
         return found
 
     # ------------------------------------------------------------------ record
 
     def record(self) -> dict:
         """What run.json says: versions, device, hashes, times by stage, failures."""
-        path = self.folder / "run.json"
-        record = read_json(path)
-        kinds = {"clip": dict, "data": dict, "stages": dict, "failures": list}
-        wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key, kind()), kind)]
-        hashes = [record.get(key, {}).get("hash", "") for key in ("clip", "data") if key not in wrong]
-        stages = record.get("stages", {}).values() if "stages" not in wrong else ()
-        if (
-            wrong
-            or not all(isinstance(one, str) for one in hashes)
-            or not all(isinstance(one, dict) and isinstance(one.get("seconds"), NUMBER) for one in stages)
-        ):
-            raise damaged(path, f"{' and '.join(wrong) or 'a hash or a time'} is no value that vpl writes")
-        return record
+        return read_record(self.folder)
 
     def note(self, **facts: object) -> None:
         """Add facts to run.json; of several training processes the first alone writes."""
@@ -230,15 +221,35 @@ class RunFolder:
             log.warning("%s skipped: %s", identity, error)
         self.failures[identity] = Failure(identity, str(error), stage)
 
+    def say(self, *lines: str) -> None:
+        """What the user should know and nothing has to be done about: into log.txt, and `said` for who shows it."""
+        for line in lines:
+            log.info("%s", line)
+            self.said.append(line)
+
     def note_failures(self) -> None:
         """Put the failures into run.json, in one go."""
         if self._settled:
             self.note(failures=[dataclasses.asdict(failure) for failure in self.failures.values()])
 
-    def note_evaluation(self, split: str, classes: ClassSet, rows: Sequence[dict], *, held_out: bool = False) -> None:
-        """Put the rows of one split into metrics.json in the place of older ones; held-out ones stand last."""
+    def note_evaluation(
+        self,
+        split: str,
+        classes: ClassSet,
+        rows: Sequence[dict],
+        facts: Mapping[str, object] = MappingProxyType({}),
+        *,
+        held_out: bool = False,
+    ) -> None:
+        """Put the rows of one split into metrics.json in the place of older ones; held-out ones stand last.
+
+        Args:
+            rows: each with `of`, the fingerprint of the label maps or of the network that it scores.
+            facts: `fingerprint` of all that was scored and compared with, and how its truth and `tags` agree.
+        """
         kept = [one for one in read_evaluations(self.folder) if bool(one.get("held_out")) != held_out]
-        new = {"split": split, "images": rows[0]["images"], "classes": list(classes.names), "rows": list(rows)}
+        new = {"split": split, "images": rows[0]["images"], "classes": list(classes.names)}
+        new |= {**facts, "rows": list(rows)}
         self.note_metrics(evaluations=[*kept, new | {"held_out": True}] if held_out else [new, *kept])
 
     def drop_evaluation(self, *, held_out: bool) -> None:
@@ -248,7 +259,7 @@ class RunFolder:
 
     def note_metrics(self, **facts: object) -> None:
         """Put facts into metrics.json, which keeps one order: evaluations, signs without truth, signs with it."""
-        found = read_json(self.folder / "metrics.json") | facts
+        found = read_metrics(self.folder) | facts
         order = ("evaluations", "label_free", "with_truth")
         write_json(self.folder / "metrics.json", {key: found[key] for key in order if found.get(key)})
 
@@ -290,18 +301,12 @@ def _move(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def tuned(folder: Path) -> list[tuple[str, object, str]]:
-    """(key, value, reason) of each choice that `vpl tune` wrote into a run folder; none where its file is damaged."""
+def tuned(folder: Path) -> tuple[Choice, ...]:
+    """What `vpl tune` chose for a run folder; none where its file is damaged, which `vpl tune` itself tells."""
     try:
-        choices = read_json(folder / "tune.json").get("choices")
+        return read_choices(folder)[1]
     except RunError:
-        return []
-    found = []
-    for one in choices if isinstance(choices, list) else ():
-        key, reason = (one.get("key"), one.get("reason")) if isinstance(one, dict) else (None, None)
-        if isinstance(key, str) and isinstance(reason, str):
-            found.append((key, one.get("value"), reason))
-    return found
+        return ()
 
 
 class _File(logging.FileHandler):

@@ -84,6 +84,8 @@ class Opened(RunFolder):
         self.passing: dict[str, str] = {}
         self._content_of: dict[str, str] = {}
         self._encoding = ""
+        self.unscored = ""
+        """Why truth masks that were named give no scores."""
 
     def close(self) -> None:
         """Note what is still to be noted, and let the folder go."""

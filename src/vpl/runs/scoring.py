@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from vpl.edges import images, outputs, storage
 from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import DataError
+from vpl.method.belonging import Counting
 from vpl.method.metrics import Confusion
 from vpl.network import card, checkpoint, predict
 from vpl.runs.files import read_map, scores_of
@@ -34,13 +37,57 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
     """Rows of every kind of label map that is there, against the truth of [data]."""
     run.forget("scores")
     truths = [sample for sample in run.usable(plan) if sample.mask is not None]
+    of = {name: plan.fingerprints["maps" if name.startswith("seeds/") and name != "seeds/crf" else "masks"]
+          for name in MAP_ROWS}  # fmt: skip
     with run.state.making("scores", work.wanted[WHOLE]):
+        folders = [name for name in MAP_ROWS if any((run.folder / name).rglob("*.png"))]
+        tallies = {name: _Tally(Confusion(len(run.classes) + 1)) for name in folders}
+        counting = Counting(run.classes.names)
+        for sample in run.progress(truths, len(truths), "evaluate"):
+            truth = _truth(run, sample)
+            if truth is not None:
+                counting.add(truth, run.classes.numbers(sample.tags))
+            for name, tally in tallies.items():
+                tally.add(run, sample, truth, run.folder / name / f"{sample.id}.png")
+        belonging = counting.result()
+        if not belonging.together:
+            run.drop_evaluation(held_out=False)
+            raise DataError(belonging.refusal(run.config.data.masks or run.config.data.images))
         rows = [
-            _evaluate_folder(run, folder, words, truths)
-            for folder, words in MAP_ROWS.items()
-            if any((run.folder / folder).rglob("*.png"))
+            {"name": MAP_ROWS[name], "folder": name, "of": of[name], "missing": tally.missing}
+            | scores_of(tally.confusion, run.classes)
+            for name, tally in tallies.items()
         ]
-        run.note_evaluation(split_of(run.config.data), run.classes, rows)
+        facts = {"fingerprint": work.wanted[WHOLE], "tags": belonging.counts()}
+        run.note_evaluation(split_of(run.config.data), run.classes, rows, facts)
+    run.say(f"truth: {belonging.told()}", f"truth masks are read as {belonging.numbers()}")
+
+
+@dataclasses.dataclass
+class _Tally:
+    """The confusion of one kind of label map, and the photographs that are not in it."""
+
+    confusion: Confusion
+    missing: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, run: Opened, sample: Sample, truth: np.ndarray | None, path: Path) -> None:
+        if truth is None or not path.exists():
+            self.missing.append(sample.id)
+            return
+        label_map = read_map(path)
+        try:
+            self.confusion.update(truth, label_map)
+        except DataError as error:
+            run.fail(sample.id, error, "scores")
+            self.missing.append(sample.id)
+
+
+def _truth(run: Opened, sample: Sample) -> np.ndarray | None:
+    try:
+        return None if sample.mask is None else read_truth(sample.mask, sample.values)
+    except DataError as error:
+        run.fail(sample.id, error, "scores")
+        return None
 
 
 def make_network(run: Opened, plan: Plan, work: Work) -> None:
@@ -48,6 +95,7 @@ def make_network(run: Opened, plan: Plan, work: Work) -> None:
     run.forget("network scores")
     start = time.perf_counter()
     predictor = predict.load(run.folder, run.clip)
+    of = run.state.records["network"][WHOLE]
     folder, palette = run.folder / "predictions", run.classes.palette()
     outputs.check_apart([folder], run.inputs())
     folder.mkdir(exist_ok=True)
@@ -64,32 +112,19 @@ def make_network(run: Opened, plan: Plan, work: Work) -> None:
         parts = ["multi-scale" if len(predictor.full.scales) > 1 else "single scale"]
         parts += [name for name, on in (("flip", predictor.full.flip), ("CRF", predictor.full.crf)) if on]
         rows = [
-            {"name": "network, single scale", "folder": None} | scores_of(made.single, run.classes),
-            {"name": f"network, {' + '.join(parts)}", "folder": "predictions"} | scores_of(made.full, run.classes),
+            {"name": "network, single scale", "folder": None, "of": of} | scores_of(made.single, run.classes),
+            {"name": f"network, {' + '.join(parts)}", "folder": "predictions", "of": of}
+            | scores_of(made.full, run.classes),
         ]
         once = rows[1:] if rows[0]["name"] == rows[1]["name"] else rows  # one name, one row
-        run.note_evaluation(split_of(run.config.validation), run.classes, once, held_out=True)
+        facts = {"fingerprint": work.wanted[WHOLE], "tags": made.belonging.counts()}
+        run.note_evaluation(split_of(run.config.validation), run.classes, once, facts, held_out=True)
+    run.say(f"held-out truth: {made.belonging.told()}")
     kept = {sample.id for sample in samples}
     for path in folder.rglob("*.png"):
         if path.relative_to(folder).with_suffix("").as_posix() not in kept:
             run.set_aside(path)
     run.note_stage("evaluate network", time.perf_counter() - start, made.images)
-
-
-def _evaluate_folder(run: Opened, folder: str, words: str, truths: Sequence[Sample]) -> dict:
-    confusion, missing = Confusion(len(run.classes) + 1), []
-    for sample in run.progress(truths, len(truths), f"evaluate {words}"):
-        path = run.folder / folder / f"{sample.id}.png"
-        if not path.exists():
-            missing.append(sample.id)
-            continue
-        label_map = read_map(path)
-        try:
-            confusion.update(read_truth(sample.mask, sample.values), label_map)
-        except DataError as error:
-            run.fail(sample.id, error, "scores")
-            missing.append(sample.id)
-    return {"name": words, "folder": folder, "missing": missing} | scores_of(confusion, run.classes)
 
 
 def refresh_card(run: Opened) -> None:

@@ -19,11 +19,12 @@ from functools import partial
 from pathlib import Path
 
 from vpl.edges.datasets import Sample
-from vpl.errors import RunError
+from vpl.errors import DataError, RunError
 from vpl.method.labeller import Labeller
 from vpl.network import team
 from vpl.runs import checks, inventory, labelling, learning, scoring, teaching
 from vpl.runs.files import read_json
+from vpl.runs.folder import log
 from vpl.runs.opened import Opened
 from vpl.runs.plan import STAGES, WHOLE, Plan, Work
 
@@ -55,9 +56,14 @@ class Run(Opened):
             "scores": partial(scoring.make, self),
             "network scores": partial(scoring.make_network, self),
         }
+        if "scores" in plan.stages:
+            self.note(unscored=self.unscored)
+        if self.unscored:
+            self.state.strike("scores")
+            self.drop_evaluation(held_out=False)
         for stage in STAGES:
             work = plan.of(stage)
-            if work is None or stage == "regions":
+            if work is None or stage == "regions" or (stage == "scores" and self.unscored):
                 continue
             self.state.remember(plan.settings)
             if stage in own:
@@ -85,15 +91,31 @@ class Run(Opened):
         """Everything that can be wrong, before the first photograph is encoded."""
         stages = {work.stage for work in plan.work}
         if "scores" in plan.stages or self.config.data.masks:
-            checks.check_truth(self.dataset.samples, self.config.data, scored="scores" in plan.stages)
+            self.unscored = self._unscored(plan)
         if "network scores" in stages or (stages and self.config.validation.masks):
             scored = "network scores" in plan.stages
-            checks.check_truth(self.validation, self.config.validation, scored=scored)
+            checks.check_truth(self.validation, self.config.validation, self.classes, scored=scored)
         if stages:
             checks.check_settings(self.config, stages, self.clip, self.classes)
         maps = plan.of("maps")
         if maps is not None:
             checks.warn_of_little_room(self.folder, len(maps.wanted))
+
+    def _unscored(self, plan: Plan) -> str:
+        """Why there can be no scores; "" where there can. What needs no truth is made all the same.
+
+        Raises:
+            DataError: the same, where scores are all that was asked for, or where no mask is there.
+        """
+        scored = "scores" in plan.stages
+        try:
+            checks.check_truth(self.dataset.samples, self.config.data, self.classes, scored=scored)
+        except DataError as error:
+            if "report" not in plan.stages or isinstance(error, checks.MissingTruth):
+                raise
+            log.warning("there will be no scores: %s", error)
+            return str(error)
+        return ""
 
     def _tidy(self, plan: Plan) -> None:
         """Forget failures of photographs that have changed; set aside what is no longer asked for."""

@@ -1,0 +1,94 @@
+"""scoring.py: scores are of masks that belong to the tags, say what they scored, and are never missing in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vpl.cli import main
+from vpl.edges.images import read_mask
+from vpl.scenes.tree import write_tree
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_tree(folder, {"train": 8, "val": 2}, seed=3, style="demo", size=48)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(tree, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    assert main(["run", str(folder), *flags(tree, tree / "masks" / "train")]) == 0
+    return folder
+
+
+def flags(tree, masks):
+    given = ["--images", str(tree / "images" / "train"), "--tags", str(tree / "train.csv"), "--masks", str(masks)]
+    return ["--preset", "scenes", "--steps", "0", "--set", "crf.rounds=1", *given]
+
+
+def changed(tree, folder, change):
+    """The truth masks with other numbers."""
+    folder.mkdir()
+    for path in sorted((tree / "masks" / "train").iterdir()):
+        Image.fromarray(change(read_mask(path))).save(folder / path.name)
+    return folder
+
+
+def turned(mask):
+    return np.where(mask == 0, 0, mask % 16 + 1).astype(np.uint8)
+
+
+WRONG = {
+    "0 and 255 alone": lambda mask: np.where(mask == 0, 0, 255).astype(np.uint8),
+    "another order": turned,
+    "hold the number 2": lambda mask: np.where(mask == 0, 0, mask + 200).astype(np.uint8),
+    "pixels of kind RGB": lambda mask: np.stack([mask] * 3, axis=2),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_masks_that_can_t_be_the_tags_give_no_scores_and_everything_else_is_made(tree, made, tmp_path, capsys, words):
+    run, masks = Path(shutil.copytree(made, tmp_path / "run")), changed(tree, tmp_path / "masks", WRONG[words])
+    assert main(["run", str(run), *flags(tree, masks)]) == 1
+    told = capsys.readouterr().err
+    assert words in told.strip().splitlines()[-1] and "there are no scores" in told.strip().splitlines()[-1]
+    assert "there will be no scores" in told.splitlines()[0] or "there will be no scores" in told
+    found = json.loads((run / "metrics.json").read_text())
+    assert "evaluations" not in found and "with_truth" not in found, "what other masks gave is gone"
+    assert "There are no scores" in (run / "report.html").read_text()
+    assert main(["evaluate", str(run)]) == 2, "scores were all that was asked for"
+    assert words in capsys.readouterr().err
+    assert main(["run", str(run), *flags(tree, tree / "masks" / "train")]) == 0
+    assert json.loads((run / "metrics.json").read_text())["evaluations"][0]["rows"]
+
+
+def test_masks_that_are_nowhere_are_never_status_0(tree, tmp_path, capsys):
+    (tmp_path / "masks").mkdir()
+    assert main(["run", str(tmp_path / "run"), *flags(tree, tmp_path / "masks")]) == 2
+    assert "data.masks" in capsys.readouterr().err and not (tmp_path / "run").exists()
+
+
+def test_a_score_says_what_it_scored_and_what_it_was_compared_with(tree, made, tmp_path, capsys):
+    (before,) = json.loads((made / "metrics.json").read_text())["evaluations"]
+    held, carried = map(sum, zip(*before["tags"].values(), strict=True))
+    assert 0 < held <= carried
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    assert main(["evaluate", str(run), "--set", "labels.confidence=0.6"]) == 0
+    assert "tags occur in the truth of their photographs" in capsys.readouterr().out
+    (after,) = json.loads((run / "metrics.json").read_text())["evaluations"]
+    of = [{row["folder"]: row["of"] for row in one["rows"]} for one in (before, after)]
+    assert of[0]["labels"] != of[1]["labels"] and of[0]["seeds/text"] == of[1]["seeds/text"]
+    assert before["fingerprint"] != after["fingerprint"]
+
+
+def test_the_numbering_is_printed(tree, tmp_path, capsys):
+    assert main(["run", str(tmp_path / "run"), *flags(tree, tree / "masks" / "train")]) == 0
+    assert "truth masks are read as 0 background, 1 " in capsys.readouterr().out
