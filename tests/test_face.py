@@ -32,7 +32,7 @@ SIGNATURES = {
     "tune": "(folder, config, *, device='auto', workers=2, count=60, progress=...)",
     "ClassSet": "(names, words=..., background=..., colors=..., dropped=...)",
     "Config": "(seed=0, data=..., validation=..., clip=..., prompts=..., seeds=..., prototypes=..., refine=..., "
-    "looks=..., crf=..., labels=..., decoder=..., rsc=..., train=..., predict=...)",
+    "looks=..., par=..., crf=..., labels=..., decoder=..., rsc=..., train=..., predict=...)",
     "FrozenClip": "(weights, architecture, name, tokenizer=None, mean=..., std=..., said=None)",
     "Run": "(folder, config, *, device='auto', image_workers=None, progress=..., relearn=..., makers=None)",
     "VPL": "(clip='', classes=None, *, config=None, device='auto', workers=None)",

@@ -325,6 +325,17 @@ class LookConfig(Section):
 
 
 @dataclass(frozen=True)
+class ParConfig(Section):
+    """METHOD.md 5b: PAR, which lets scores follow the photograph's colours before the CRF."""
+
+    name: ClassVar[str] = "par"
+    rounds: int = value(
+        0, PAPER, "iterations; 0: off (WeCLIP: 20, instead of a CRF)", low=0, high=1000,
+        published={PAR_ROUNDS: REFERENCE},
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class CrfConfig(Section):
     """METHOD.md 4: dense CRF."""
 
@@ -476,6 +487,7 @@ class Config:
     prototypes: PrototypeConfig = PrototypeConfig()
     refine: RefineConfig = RefineConfig()
     looks: LookConfig = LookConfig()
+    par: ParConfig = ParConfig()
     crf: CrfConfig = CrfConfig()
     labels: LabelConfig = LabelConfig()
     decoder: DecoderConfig = DecoderConfig()

@@ -9,7 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_ONE_LOOK: dict[str, object] = {"looks.makers": ("gradcam",), "looks.scales": (1.0,), "looks.flip": False}
+_ONE_LOOK: dict[str, object] = {
+    "looks.makers": ("gradcam",),
+    "looks.scales": (1.0,),
+    "looks.flip": False,
+    "par.rounds": 0,
+}
 
 PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
     {
@@ -80,17 +85,22 @@ PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
 schedule, scales and CRF (arXiv 2406.11189). WeCLIP refines by PAR where we have the CRF, and looks at a long side of
 512 pixels; those are not values of ours."""
 
-_COMMITTEE = ("gradcam", "sclip", "naclip", "maskclip-words")
-_ALL_SCALES = (0.75, 1.0, 1.25, 1.5)
+_COMMITTEE: dict[str, object] = {
+    "looks.makers": ("gradcam", "sclip", "naclip", "maskclip-words"),
+    "looks.scales": (1.0,),
+    "looks.flip": False,
+    "par.rounds": 5,
+}
 
 QUALITY: Mapping[str, dict[str, object]] = MappingProxyType(
     {
         "draft": {**_ONE_LOOK, "crf.mode": "fast"},
-        "standard": {**_ONE_LOOK, "looks.makers": _COMMITTEE, "crf.mode": "exact"},
-        "best": {"looks.makers": _COMMITTEE, "looks.scales": _ALL_SCALES, "looks.flip": True, "crf.mode": "exact"},
+        "standard": {**_COMMITTEE, "crf.mode": "exact"},
+        "best": {**_COMMITTEE, "looks.scales": (0.75, 1.0), "looks.flip": True, "crf.mode": "exact"},
     }
 )
-"""Name -> looks and CRF together; encodings for each photograph: draft and standard 1, best 10.75. Makers and scales
-were chosen on the styles of pre-training (benchmarks/looks.py); all of them are of published, training-free methods."""
+"""Name -> looks, PAR and CRF together; encodings for each photograph: draft and standard 1, best 3.1. Makers, scales
+and rounds were chosen on the styles of pre-training (benchmarks/looks.py); all makers are of published, training-free
+methods."""
 STANDARD = "standard"
 """What a new run begins with where nobody has chosen."""

@@ -92,7 +92,7 @@ REDONE = {
     "clip.max_patches": ALL, "clip.attention_blocks": AFTER_MAPS, "prompts": ALL, "seeds": ALL,
     "prototypes.phi": ALL, "prototypes.background_phi": ALL, "prototypes.region": ALL, "prototypes.refined": ALL,
     "prototypes.kind": AFTER_MAPS, "prototypes": ALL - {"regions"}, "refine": AFTER_MAPS, "crf": AFTER_MASKS,
-    "looks": AFTER_MASKS,
+    "looks": AFTER_MASKS, "par": AFTER_MASKS,
     "labels.background_exponent": AFTER_MAPS, "labels.confidence": AFTER_MASKS, "decoder": AFTER_NETWORK,
     "rsc": AFTER_NETWORK, "train": AFTER_NETWORK, "predict": {"network scores", "signs", "hf"} | SHOWN,
 }  # fmt: skip

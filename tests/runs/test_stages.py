@@ -136,7 +136,8 @@ def test_a_continued_run_writes_the_same_bytes(tree, finished, tmp_path):
 def test_kill_and_start_again(tree, finished, tmp_path):
     """kill -9 at growing distances from the start, until the run ends by itself: the same files."""
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "vpl", "labels", str(folder), "--preset", "scenes", "--batch-size", "3"]
+    command = [sys.executable, "-m", "vpl", "labels", str(folder), "--preset", "scenes", "--preset", "paper"]
+    command += ["--batch-size", "3"]
     for key in ("images", "tags", "masks"):
         command += [f"--{key}", str(config_of(tree).flat()[f"data.{key}"])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}

@@ -40,7 +40,7 @@ from vpl.runs.files import read_json, scores_of, write_json
 from vpl.runs.opened import dataset_of
 from vpl.runs.stages import Run
 
-SECTIONS = ("clip", "prompts", "seeds", "prototypes", "refine", "looks", "labels", "crf")
+SECTIONS = ("clip", "prompts", "seeds", "prototypes", "refine", "looks", "par", "labels", "crf")
 """Sections that shape masks."""
 NETWORK_SECTIONS = (*SECTIONS, "decoder", "rsc", "train", "predict")
 QUICK_NETWORK = {

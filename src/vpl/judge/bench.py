@@ -277,6 +277,7 @@ class Bench:
                 config.prototypes,
                 config.refine,
                 config.looks,
+                config.par,
                 config.labels,
                 config.crf,
             )
@@ -298,11 +299,11 @@ class Bench:
     def _pseudo_masks(self, config: Config) -> tuple[tuple, tuple]:
         def make(cam: Tensor, view: View) -> tuple:
             _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
-            return pseudo_mask(scores, view, config.labels, config.crf)
+            return pseudo_mask(scores, view, config)
 
         def count(said: tuple[Tensor, ...], view: View) -> tuple:
             scores = votes(said, len(view.tags), view.image.shape[:2], config.looks)
-            return pseudo_mask(scores, view, config.labels, config.crf)
+            return pseudo_mask(scores, view, config)
 
         vote = config.looks.vote
         pairs = self.drawn(count, self.votes(config)) if vote else self.drawn(make, self.refined(config))

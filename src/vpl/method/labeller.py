@@ -107,7 +107,7 @@ class Labeller:
                 self._scores(view, cam, [one.to(cam.device) for one in draft.said])
                 for view, cam, draft in zip(views, cams, drafts, strict=True)
             ]
-            return masks.pseudo_masks(scores, views, self.config.labels, self.config.crf)
+            return masks.pseudo_masks(scores, views, self.config)
 
         return work(views) if len(views) > 1 else unless_out_of_memory(work, views) or [None]
 
@@ -134,7 +134,7 @@ class Labeller:
             found["crf"], found["labels"] = draft.pseudo
         elif pseudo:
             with self.clock("crf"):
-                found["crf"], found["labels"] = masks.pseudo_mask(scores, view, self.config.labels, self.config.crf)
+                found["crf"], found["labels"] = masks.pseudo_mask(scores, view, self.config)
         return found
 
 

@@ -1,7 +1,8 @@
 """From refined seeds to label maps and pseudo-masks (METHOD.md 4).
 
     scores = [ (1 - max_k seed_k)^a ; seeds ] at the view's size      label map = argmax
-    probabilities = CRF( scores, image )      pseudo-mask = argmax, and 255 where it is less probable than `confidence`
+    probabilities = CRF( PAR( scores, image ), image )
+    pseudo-mask = argmax, and 255 where it is less probable than `confidence`         PAR only where it is asked for: 5b
 
 Letters: K tags of one image · S = K + 1 · h w patch grid · H W pixels of the view · height width of the file.
 """
@@ -16,8 +17,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vpl.classes import IGNORE
-from vpl.config import CrfConfig, LabelConfig
+from vpl.config import Config
 from vpl.method import crf, refine
+from vpl.method.par import par
 from vpl.method.views import View
 
 
@@ -40,7 +42,7 @@ def label_scores(maps: Float[Tensor, "K h w"], view: View, exponent: float) -> F
 
 
 def pseudo_mask(
-    scores: Float[Tensor, "S H W"], view: View, labels: LabelConfig, config: CrfConfig
+    scores: Float[Tensor, "S H W"], view: View, config: Config
 ) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
     """The most probable labels after the CRF, and the pseudo-mask: the same with 255 where the CRF is unsure.
 
@@ -49,24 +51,34 @@ def pseudo_mask(
     Args:
         scores: [background; tags] of the refined seeds at the view's size, as `label_map` gives them.
     """
-    return pseudo_masks([scores], [view], labels, config)[0]
+    return pseudo_masks([scores], [view], config)[0]
 
 
 def pseudo_masks(
-    scores: Sequence[Float[Tensor, "_ _ _"]], views: Sequence[View], labels: LabelConfig, config: CrfConfig
+    scores: Sequence[Float[Tensor, "_ _ _"]], views: Sequence[View], config: Config
 ) -> list[tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "_ _"]]]:
     """`pseudo_mask` of each view; on a GPU, the CRFs of all are computed together."""
-    if config.enabled:
-        found = crf.dense_crfs([view.image for view in views], scores, config)
+    if config.par.rounds:
+        scores = [_following(one, view, config.par.rounds) for one, view in zip(scores, views, strict=True)]
+    if config.crf.enabled:
+        found = crf.dense_crfs([view.image for view in views], scores, config.crf)
     else:
         found = [one / one.sum(dim=0, keepdim=True).clamp(min=1e-12) for one in scores]
     masks = []
     for probabilities, view in zip(found, views, strict=True):
         confidence, best = probabilities.max(dim=0)
         likely = _values(view)[best.cpu().numpy()]
-        sure = (confidence >= labels.confidence).cpu().numpy()
+        sure = (confidence >= config.labels.confidence).cpu().numpy()
         masks.append((_at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)))
     return masks
+
+
+def _following(scores: Float[Tensor, "S H W"], view: View, rounds: int) -> Float[Tensor, "S H W"]:
+    """Scores that follow the photograph's colours (`par`), summing to 1 at every pixel."""
+    image = torch.from_numpy(np.ascontiguousarray(view.image)).to(scores).permute(2, 0, 1)
+    shares = scores / scores.sum(dim=0, keepdim=True).clamp(min=1e-12)
+    found = par(image[None], shares[None], rounds)[0]
+    return found / found.sum(dim=0, keepdim=True).clamp(min=1e-12)
 
 
 def _values(view: View) -> UInt8[np.ndarray, " S"]:

@@ -96,7 +96,7 @@ STAGES: dict[str, Stage] = {
             inputs=("colors",),
             after=("encoding", "text", "prototypes"),
         ),
-        Stage("masks", "pseudo-masks", each=True, values=("looks", "crf", "labels.confidence"), after=("maps",)),
+        Stage("masks", "pseudo-masks", each=True, values=("looks", "par", "crf", "labels.confidence"), after=("maps",)),
         Stage(
             "network",
             "network",
