@@ -1,8 +1,8 @@
-# `make demo` and `make test`; while you work, `make quick`, `make lint` and `make docs`. Each makes what it needs first.
+# `make demo` and `make test`; while you work, `make quick`, `make fuzz`, `make lint` and `make docs`. Each makes what it needs first.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick lint docs
+.PHONY: demo test quick fuzz lint docs
 demo: .venv/ready
 	$(BIN)/vpl demo --out demo
 
@@ -11,6 +11,10 @@ test: .venv/ready
 
 quick: .venv/ready
 	$(BIN)/python -m pytest -n 2 -m "not slow"
+
+# each reader for so many seconds, from another seed each day
+fuzz: .venv/ready
+	VPL_FUZZ_SECONDS=$${SECONDS_EACH:-30} VPL_FUZZ_SEED=$${SEED:-$$(date +%Y%m%d)} $(BIN)/python -m pytest -q tests/test_fuzz.py tests/test_hardness.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -18,6 +18,7 @@ from vpl import build
 from vpl.classes import scenes as scene_classes
 from vpl.config import Config, preset
 from vpl.edges import images
+from vpl.errors import ConfigError
 from vpl.method import views
 from vpl.runs import learning
 from vpl.runs.folder import clean
@@ -221,3 +222,16 @@ def test_one_more_photograph_costs_one_encoding(drawn, tmp_path, monkeypatch):
     assert sum(seen) == 1
     after = {path: path.read_bytes() for path in (tmp_path / "run/labels").iterdir()}
     assert len(after) == IMAGES + 1 and before.items() <= after.items()
+
+
+@pytest.mark.parametrize("command", ["run", "labels", "prototypes", "evaluate", "report"])
+def test_a_launcher_shares_training_alone(drawn, tmp_path, monkeypatch, command):
+    places = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for name, text in places.items():
+        monkeypatch.setenv(name, text)
+    config = preset("scenes").with_values(
+        {"data.images": str(drawn / "images/train"), "data.tags": str(drawn / "train.csv")}
+    )
+    with build.open_run(tmp_path / "run", config) as run, pytest.raises(ConfigError, match="training alone is shared"):
+        build.bring(run, command)
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from vpl.config import CPU_STEPS, YOURS, Config, quality
+from vpl.errors import ConfigError
 from vpl.exports import export as exports
 from vpl.judge import check, checkup, forecast
 from vpl.judge.forecast import Forecast
@@ -93,8 +94,16 @@ def bring(
     Args:
         train: it is asked for. So it is where the steps are the user's own, or the training has begun.
         expected: what training was found to take.
+
+    Raises:
+        ConfigError: a launcher started several processes of another command than `train`.
     """
     if run.place.count > 1:  # of a launched training
+        if command != "train":
+            raise ConfigError(
+                f"vpl {command} was started by a launcher as {run.place.count} processes, and training alone is shared "
+                "among processes; run it plainly, then accelerate launch --multi_gpu -m vpl train RUN."
+            )
         run.train()
         return planned(run, command)
     targets, never = targets_of(command, run.folder), NEVER.get(command, ())

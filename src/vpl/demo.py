@@ -15,6 +15,8 @@ import numpy as np
 
 from vpl.config import Config, preset
 from vpl.edges import images, sheet
+from vpl.edges.outputs import Made
+from vpl.errors import RunError
 from vpl.judge import checkup
 from vpl.pages import report
 from vpl.progress import Progress, silent
@@ -26,7 +28,7 @@ TRAIN_IMAGES = 120
 HELD_OUT_IMAGES = 60
 STYLE = "demo"
 SIDE = 128
-SHEET_ROWS = 8
+SHEET, SHEET_ROWS = "contact-sheet.png", 8
 TRUTH = "truth"
 SHEET_COLUMNS = {
     "image": None,
@@ -100,6 +102,12 @@ def demo(
         RunError: the folder can't be used.
     """
     folder, pseudo = Path(folder).resolve(), []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} can't be made ({error.strerror}); name another folder.") from error
+    journal = Made(folder)
+    journal.begin([SHEET])
     for seed in seeds:
         data = folder / f"scenes-{seed}"
         if not data.exists():
@@ -116,7 +124,8 @@ def demo(
             pseudo.append(made["train"])
             if seed == seeds[0]:
                 network = made["val"]
-                picture = write_sheet(run, folder / "contact-sheet.png")
+                picture = write_sheet(run, folder / SHEET)
+                journal.finish([SHEET], "sheet")
                 checkup.checkup(run)
                 page = report.report(run.folder)
     return Demo(folder, tuple(pseudo), network, picture, page)

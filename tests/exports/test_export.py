@@ -30,6 +30,7 @@ from vpl.cli import main
 from vpl.config import Config
 from vpl.edges.datasets import open_dataset
 from vpl.edges.images import read_image, read_mask, write_mask
+from vpl.edges.outputs import Made
 from vpl.errors import DataError, RunError
 from vpl.exports import WAYS, coco, voc
 from vpl.exports import export as exports
@@ -384,7 +385,8 @@ def test_the_same_run_gives_the_same_bytes_and_takes_the_old_place(run, made, to
     again = exports.export(run, to, tmp_path / "again")
     first = files_of(again.folder)
     assert first == files_of(made[to])
-    (again.folder / "left.txt").write_text("gone after the next export")
+    (again.folder / "masks-of-before.png").write_bytes(b"made before")
+    Made(again.folder).finish(["masks-of-before.png"], to)
     assert files_of(exports.export(run, to, tmp_path / "again").folder) == first
     assert [path.name for path in tmp_path.iterdir()] == ["again"]
 
@@ -432,6 +434,16 @@ def test_labels_keep_their_names_when_the_only_image_of_a_class_is_gone(tmp_path
 def test_the_default_place_is_in_the_run_and_a_run_goes_on_beside_it(tmp_path):
     run = make_run(tmp_path)
     assert exports.export(run, "yolo").folder == run / "export" / "yolo"
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_photographs_behind_urls_are_exported(run, made, to, tmp_path):
+    there = Path(shutil.copytree(run.parent, tmp_path / "there"))
+    config = Config.from_toml(there / run.name / "config.toml")
+    behind = config.with_values({"data.images": f"file://{there / 'photos'}", "data.tags": str(there / "tags.csv")})
+    (there / run.name / "config.toml").write_text(behind.to_toml(), encoding="utf-8")
+    done = vpl.export(there / run.name, to, tmp_path / "out")
+    assert done.failures == () and files_of(done.folder) == files_of(made[to])
 
 
 def test_other_folders_are_left_alone(run, made, tmp_path):

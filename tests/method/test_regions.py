@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
-from vpl.config import PrototypeConfig
+from vpl.config import ClipConfig, PrototypeConfig
 from vpl.method import regions
 from vpl.method.regions import Regions
+from vpl.method.views import View, pixels_of
 
 
 def test_a_region_is_where_its_seed_is_above_phi():
@@ -20,3 +22,17 @@ def test_regions_of_two_batches_are_joined_under_the_numbers_of_their_images():
     both = Regions.joined([one.numbered((7, 3)), one.numbered((2, 9))])
     assert both.images.tolist() == [7, 3, 2, 9] and both.classes.tolist() == [0, -1, 0, -1]
     assert both.tag_ranks.tolist() == [0.5, 1.0, 0.5, 1.0] and both.embeddings.shape == (4, 2)
+
+
+def test_masked_regions_are_as_large_as_the_encoder_s_input(tiny_clip, monkeypatch):
+    """Of an image that `max_patches` makes smaller, a region is embedded at that size too."""
+    image = np.random.default_rng(0).integers(0, 256, (160, 96, 3), dtype=np.uint8)
+    config = ClipConfig(max_patches=20)
+    view = View(image, (0,), (160, 96))
+    pixels = pixels_of(tiny_clip, view, config)
+    h, w = (side // tiny_clip.patch for side in pixels.shape[1:])
+    assert h * w <= 30, "240 without the bound"
+    seen = []
+    monkeypatch.setattr(tiny_clip, "embed_images", lambda given: seen.append(given) or torch.zeros(len(given), 2))
+    regions._masked_embeddings(tiny_clip, view, torch.ones(2, h, w, dtype=torch.bool))
+    assert torch.equal(seen[0][1], pixels)

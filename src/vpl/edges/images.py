@@ -198,7 +198,18 @@ def to_pixels(
         mean, std: of each channel, for values in [0, 1].
         scale: size at the encoder over the image's size.
     """
-    h, w = patch_size_of(image.shape[0], image.shape[1], patch, scale)
+    return on_grid(image, patch_size_of(image.shape[0], image.shape[1], patch, scale), patch, mean, std)
+
+
+def on_grid(
+    image: UInt8[np.ndarray, "H W 3"],
+    grid: tuple[int, int],
+    patch: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Float[Tensor, "3 height width"]:
+    """`to_pixels` for a patch grid (h, w) that is known."""
+    h, w = grid
     size = (w * patch, h * patch)
     if size != (image.shape[1], image.shape[0]):
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))

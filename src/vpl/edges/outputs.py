@@ -14,6 +14,10 @@ from pathlib import Path
 from vpl.errors import DataError, RunError
 
 NAME = ".vpl-made.jsonl"
+OWNER = ".vpl-folder"
+"""In a folder that a link leads to, and that vpl took while it was empty."""
+PAGE_MARK = '<meta name="generator" content="vpl">'
+"""In every page of ours, so that no other file is replaced by one."""
 
 
 def check_apart(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
@@ -31,15 +35,55 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
             )
 
 
+def take_linked(folder: Path) -> None:
+    """Take a folder of ours that is a link: what it leads to must be empty, or taken before.
+
+    Raises:
+        RunError: it holds other files, or can't be written.
+    """
+    if not folder.is_symlink():
+        return
+    try:
+        if (folder / OWNER).exists():
+            return
+        strangers = sorted(one.name for one in folder.iterdir())
+        if not strangers:
+            (folder / OWNER).write_text("This folder is written by vpl.\n", encoding="utf-8")
+            return
+    except OSError as error:
+        raise RunError(f"the link {folder} can't be written through ({error.strerror}); remove it.") from error
+    raise RunError(f"{folder} is a link to a folder with files that vpl did not make ({strangers[0]}); empty it.")
+
+
+def check_page(path: Path) -> None:
+    """Refuse to write a page over a file that is none of ours.
+
+    Raises:
+        RunError: there is another file, or a folder.
+    """
+    try:
+        with path.open("rb") as file:
+            ours = PAGE_MARK.encode() in file.read(4096)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise RunError(f"{path} can't be replaced ({error.strerror}); name another file.") from error
+    if not ours:
+        raise RunError(f"{path} is there and was not made by vpl; move it away, or name another file.")
+
+
 class Made:
     """The files of a folder that vpl made, and what from.
+
+    Args:
+        more: what else can be done where a file is not ours, such as ", or give --overwrite".
 
     Raises:
         RunError: the journal can't be read.
     """
 
-    def __init__(self, folder: Path):
-        self.folder, self._path = folder, folder / NAME
+    def __init__(self, folder: Path, more: str = ""):
+        self.folder, self._path, self._more = folder, folder / NAME, more
         self._known = self._read()
 
     def _read(self) -> dict[str, str]:
@@ -55,6 +99,11 @@ class Made:
             except (ValueError, TypeError):  # the end of a line that a kill cut
                 continue
         return known
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The names that vpl began to write here, whether or not they were finished."""
+        return frozenset(self._known)
 
     def is_fresh(self, names: Iterable[str], fingerprint: str) -> bool:
         """Whether these files are there and were made from just this."""
@@ -78,8 +127,7 @@ class Made:
             path = self.folder / name
             if name not in self._known:
                 raise DataError(
-                    f"{path} is there and was not made by vpl here; move it away, name another folder, "
-                    "or give --overwrite."
+                    f"{path} is there and was not made by vpl here; move it away, or name another folder{self._more}."
                 )
         self._note(names, "")
 

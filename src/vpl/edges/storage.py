@@ -211,6 +211,25 @@ def exists(url: str) -> bool:
         raise _unusable(url, error) from error
 
 
+def first_in(folder: str | Path) -> str | None:
+    """The name of one file or folder in a folder; None where it is empty or absent.
+
+    Raises:
+        RunError: the store can't be used.
+    """
+    if not is_url(folder):
+        there = Path(folder)
+        return next((one.name for one in there.iterdir()), None) if there.is_dir() else None
+    try:
+        store, path = _located(folder)
+        found = store.ls(path, detail=False) if store.exists(path) else []
+    except FileNotFoundError:
+        return None
+    except Exception as error:
+        raise _unusable(folder, error) from error
+    return posixpath.basename(str(found[0]).rstrip("/")) if found else None
+
+
 def write(url: str, data: bytes, partial: str) -> None:
     """Write a file so that a reader sees the old one or the whole new one, never a part.
 

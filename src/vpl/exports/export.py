@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from pathlib import Path
 from vpl import __version__
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import storage
+from vpl.edges import locks, outputs, storage
+from vpl.edges.outputs import Made
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.exports import WAYS
 from vpl.exports.labelled import Writer, local, place_of, read_labelled
@@ -72,7 +74,7 @@ def export(
     if to not in WAYS:
         raise ConfigError(f"can't export to {to!r}; expected one of {', '.join(WAYS)}.")
     run = Path(run)
-    folder = Path(out) if out is not None else run / "export" / to
+    folder = (Path(out) if out is not None else run / "export" / to).absolute()
     if not (run / "config.toml").exists():
         raise RunError(f"{run} is no run folder (there is no config.toml); expected one that vpl run made.")
     _check_free(folder, to)
@@ -83,6 +85,8 @@ def export(
 
 
 def _check_free(folder: Path, to: str) -> None:
+    if folder == Path.cwd() or not folder.name or folder.name == "..":
+        raise RunError(f"{folder} is where vpl works and can't be replaced; name a new folder in it with --out.")
     if not folder.exists() and not folder.is_symlink():
         return
     if folder.is_symlink() or not folder.is_dir():
@@ -97,30 +101,66 @@ def _check_free(folder: Path, to: str) -> None:
         ) from None
     if found != to:
         raise RunError(f"{folder} holds an export to {found}; name another folder for {to} with --out.")
+    strangers = sorted(_names(folder) - set(Made(folder).known) - {MARK, outputs.NAME})
+    if strangers:
+        raise RunError(
+            f"{folder} is replaced when it is exported anew, and holds a file that vpl export did not write "
+            f"({strangers[0]}); move it away, or name another folder with --out."
+        )
+
+
+def _names(folder: Path) -> set[str]:
+    """The files below a folder, by their paths in it."""
+    return {one.relative_to(folder).as_posix() for one in folder.rglob("*") if not one.is_dir() or one.is_symlink()}
 
 
 def _written(folder: Path, to: str, fill: Callable[[Path], tuple[int, tuple[Failure, ...]]]) -> Exported:
-    """Fill a folder beside the wanted one, then let it take the name."""
+    """Fill a folder beside the wanted one, which one process alone has, then let it take the name."""
     partial, old = (folder.with_name(f".{folder.name}{kind}") for kind in (UNFINISHED, REPLACED))
-    for left_by_a_kill in (partial, old):
-        shutil.rmtree(left_by_a_kill, ignore_errors=True)
     try:
-        partial.mkdir(parents=True)
+        partial.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} can't be made ({error.strerror}); name another folder with --out.") from error
+    lock = locks.claim(partial)
     try:
+        _empty(partial)  # left by a kill
+        _put_right(folder, old)
         count, failures = fill(partial)
         mark = {"to": to, "vpl": __version__, "images": count, "skipped": {one.id: one.reason for one in failures}}
         storage.write_text_atomic(partial / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
+        Made(partial).finish(sorted(_names(partial) - {locks.NAME}), to)
+        _check_free(folder, to)  # another process may have written meanwhile
         if folder.exists():
             folder.rename(old)
+        if os.name == "nt":  # a folder with an open file can't be renamed there
+            lock.release()
         partial.rename(folder)
-    finally:
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        _put_right(folder, old)
+        raise
+    finally:
+        lock.release()
+    (folder / locks.NAME).unlink(missing_ok=True)
+    _put_right(folder, old)
     return Exported(folder, count, failures)
+
+
+def _put_right(folder: Path, old: Path) -> None:
+    """What was there before an export that did not end takes its name again; else it goes."""
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _empty(folder: Path) -> None:
+    for one in folder.iterdir():
+        if one.name == locks.NAME:
+            continue
+        if one.is_dir() and not one.is_symlink():
+            shutil.rmtree(one)
+        else:
+            one.unlink()
 
 
 def _masks(

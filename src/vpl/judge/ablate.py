@@ -26,7 +26,8 @@ from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
 from vpl.config import ABLATION_SETS, Config, preset
 from vpl.edges import storage
-from vpl.errors import ConfigError
+from vpl.edges.outputs import Made
+from vpl.errors import ConfigError, RunError
 from vpl.judge.ablated import LEARNED, Ablated, Cell
 from vpl.judge.ablations import NETWORK, Ablation, Setting, short
 from vpl.judge.bench import MASK_STAGES, Bench
@@ -76,7 +77,7 @@ def ablate(
 
     Raises:
         ConfigError: a setting's values don't fit.
-        DataError: the data can't be used or have no truth.
+        DataError: the data can't be used or have no truth, or a file of another's has a table's name.
     """
     folder = Path(folder)
     if all(isinstance(source, Scenes) for source in sources):
@@ -92,6 +93,11 @@ def ablate(
             ):
                 if not _raw(folder, source, number, config, trained, clip).exists():
                     wanted.append((source, number, config, trained))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder} can't be made ({error.strerror}); name another folder with --out.") from error
+    Made(folder).begin([name for one in ablations for name in _file_names(one)])
     held: dict[tuple, tuple[Bench, ImageSet]] = {}
     for source, number, config, trained in progress(wanted, len(wanted), "ablate"):
         if (source.group, number) not in held:
@@ -261,15 +267,13 @@ def _finished(
         side=sources[0].side if isinstance(sources[0], Scenes) else 0,
         base=_unusual(base, sources, ablation),
     )
-    files = {
-        folder / f"{_file_name(ablation)}.{ending}": text
-        for ending, text in (("csv", made.table()), ("md", made.markdown()), ("svg", made.draw()))
-    }
-    for path, text in files.items():
-        storage.write_text_atomic(path, text)
-    data = folder / f"{_file_name(ablation)}.json"
-    write_json(data, made.to_dict())
-    return dataclasses.replace(made, files=(*files, data))
+    texts = {"csv": made.table(), "md": made.markdown(), "svg": made.draw()}
+    names = _file_names(ablation)
+    for name, text in zip(names, texts.values(), strict=False):
+        storage.write_text_atomic(folder / name, text)
+    write_json(folder / names[-1], made.to_dict())
+    Made(folder).finish(names, "table")
+    return dataclasses.replace(made, files=tuple(folder / name for name in names))
 
 
 def _unusual(base: Config, sources: Sequence[Scenes | OwnData], ablation: Ablation) -> dict[str, object]:
@@ -298,5 +302,6 @@ def _learned(facts: dict) -> dict[str, float]:
     }
 
 
-def _file_name(ablation: Ablation) -> str:
-    return ablation.name.replace(".", "-")
+def _file_names(ablation: Ablation) -> tuple[str, ...]:
+    """Table, Markdown, figure and data."""
+    return tuple(f"{ablation.name.replace('.', '-')}.{ending}" for ending in ("csv", "md", "svg", "json"))

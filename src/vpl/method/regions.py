@@ -103,8 +103,11 @@ def _region_masks(cam: Float[Tensor, "K h w"], config: PrototypeConfig) -> Bool[
 def _masked_embeddings(
     clip: FrozenClip, view: View, masks: Bool[Tensor, "R h w"]
 ) -> tuple[Float[Tensor, "R D"], Bool[Tensor, " R"]]:
-    """The class-token embedding of the image with everything outside each region set to CLIP's mean colour."""
-    pixels = images.to_pixels(view.image, clip.patch, clip.mean, clip.std)
+    """The class-token embedding of the image with everything outside each region set to CLIP's mean colour.
+
+    The image has the grid of the regions, so that it is no larger at the encoder than `clip.max_patches` allows.
+    """
+    pixels = images.on_grid(view.image, (masks.shape[1], masks.shape[2]), clip.patch, clip.mean, clip.std)
     full = torch.nn.functional.interpolate(masks[None].float(), pixels.shape[1:], mode="nearest")[0]
     valid = masks.flatten(1).any(dim=1)
     return clip.embed_images(pixels[None] * full[:, None].to(pixels)), valid

@@ -20,7 +20,7 @@ import json
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,9 @@ def deliver(
     out = Path(out)
     overlays = out / OVERLAYS
     meant = sources.read(given, without=[out])
-    check_apart([out, overlays] if outputs.overlays else [out], meant.folders)
+    tops = [out, *([overlays] if outputs.overlays else []), *([out / SCORES] if outputs.scores else [])]
+    above = {str(PurePosixPath(one.name).parent) for one in meant.found}
+    check_apart([top / name for top in tops for name in {".", *above}], meant.folders)
     try:
         (overlays if outputs.overlays else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -116,7 +118,7 @@ class _Delivery:
 
     def __init__(self, predictor: Predictor, out: Path, protocol: Protocol, outputs: Outputs):
         self.predictor, self.out, self.protocol, self.outputs = predictor, out, protocol, outputs
-        self.made, self.palette = Made(out), predictor.classes.palette()
+        self.made, self.palette = Made(out, ", or give --overwrite"), predictor.classes.palette()
 
     def each(self, found: tuple[Found, ...], progress: Progress) -> Iterator[tuple[str, str]]:
         """Writes; yields what could not be used, and why."""

@@ -20,7 +20,7 @@ from PIL import Image
 
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import images, sheet, storage, templates
+from vpl.edges import images, outputs, sheet, storage, templates
 from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import RunError, VplError
@@ -288,8 +288,10 @@ def compare(runs: Sequence[str | Path], out: str | Path = "compare.html") -> Wri
         `data`, and the `page`; printed, it is the table.
 
     Raises:
-        RunError: fewer than two runs, a folder is none, or the runs share no image or not their classes.
+        RunError: fewer than two runs, a folder is none, the runs share no image or not their classes, or there is a
+            file of another's in the page's place.
     """
+    outputs.check_page(Path(out))
     data = collect(runs)
     storage.write_text_atomic(out, render(data))
     return Written(data, Path(out))

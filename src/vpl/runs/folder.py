@@ -28,7 +28,7 @@ from filelock import BaseFileLock
 import vpl
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import locks, storage
+from vpl.edges import locks, outputs, storage
 from vpl.errors import RunError, VplError
 from vpl.runs import state
 from vpl.runs.files import write_json
@@ -40,6 +40,11 @@ Folder = TypeVar("Folder", bound="RunFolder")
 REPLACED = "replaced"
 MADE_BY_STAGES = ("regions", "seeds", "labels", "network")
 """Folders that show that a run has begun."""
+LINKABLE = (
+    *MADE_BY_STAGES, *(f"seeds/{name}" for name in ("text", "vision", "refined", "crf")), "predictions", "export",
+    REPLACED, state.FOLDER,
+)  # fmt: skip
+"""Folders of a run that may be links to a larger disk, to folders that were empty."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,8 @@ class RunFolder:
             names = [item.name for item in self.folder.iterdir()]
             ours = (locks.NAME, state.FOLDER)  # there before config.toml is
             strangers = [name for name in names if name not in ours and not name.endswith(storage.PARTIAL)]
+            for name in LINKABLE:
+                outputs.take_linked(self.folder / name)
             if strangers and not (self.folder / "config.toml").exists():
                 raise RunError(
                     f"{self.folder} holds files ({sorted(strangers)[0]}) but no config.toml of vpl; "

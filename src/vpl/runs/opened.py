@@ -26,7 +26,7 @@ from vpl.network import team
 from vpl.progress import Progress, silent
 from vpl.runs import inventory
 from vpl.runs.contents import Contents
-from vpl.runs.folder import RunFolder, versions
+from vpl.runs.folder import RunFolder, log, versions
 from vpl.runs.plan import Plan, compare, encoding_of
 from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
@@ -162,6 +162,13 @@ class Opened(RunFolder):
         super().settle()
         if not fresh or not self.leads:
             return
+        own, before = versions(), self.record().get("versions", {})
+        other = [f"{name} {before[name]}, now {one}" for name, one in own.items() if before.get(name, one) != one]
+        if other and self.state.records:
+            log.warning(
+                "%s was begun under other versions (%s): what is made from here on may differ in its last bits from "
+                "what is there.", self.folder, "; ".join(other),
+            )  # fmt: skip
         names = hashlib.sha256()
         for sample in dataset.samples:
             names.update(json.dumps([sample.id, *sample.tags]).encode())
@@ -177,7 +184,7 @@ class Opened(RunFolder):
             device=str(clip.device),
             precision=self.config.clip.precision,
             seed=self.config.seed,
-            versions=versions(),
+            versions=own,
         )
 
     def plan(self, targets: Iterable[str], never: Iterable[str] = ()) -> Plan:

@@ -33,12 +33,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from vpl.edges import images, storage
+from vpl.edges import images, outputs, storage
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError, VplError
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.views import View, prepared
-from vpl.runs.folder import versions
+from vpl.runs.folder import log, versions
 from vpl.runs.stages import Run
 from vpl.runs.stream import WINDOW, Batch, Portion, Stream, grid_of, read_view
 
@@ -314,18 +314,27 @@ def _rows(run: Run, samples: Sequence[Sample], workers: int) -> list[dict]:
 def _folders(run: Run, out: str | Path | None) -> dict[str, str | Path]:
     """Name of each label map -> its folder, made where the store has folders."""
     own = run.map_folders(pseudo=True)
+    outputs.check_apart(own.values(), run.inputs())
     for folder in own.values():
         folder.mkdir(parents=True, exist_ok=True)
     if out is None:
         return {name: folder.absolute() for name, folder in own.items()}
     out = out if storage.is_url(out) else Path(out).absolute()
     places = {name: storage.below(out, folder.relative_to(run.folder).as_posix()) for name, folder in own.items()}
+    card = storage.below(out, "vpl.json")
+    outputs.check_apart([place for place in places.values() if isinstance(place, Path)], run.inputs())
+    if not (storage.exists(card) if storage.is_url(card) else Path(card).exists()):
+        for place in places.values():
+            if (first := storage.first_in(place)) is not None:
+                raise RunError(f"{place} holds files that vpl did not make ({first}); name another --out.")
+    if str(out).startswith("memory://"):
+        log.warning("%s lies in this process's memory: nothing of it will remain when the command ends.", out)
     for place in places.values():
         if storage.is_url(place):
             storage.make_folder(place)
         else:
             Path(place).mkdir(parents=True, exist_ok=True)
-    _claim(run, storage.below(out, "vpl.json"))
+    _claim(run, card)
     run.note(label_maps=str(out))
     return places
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import glob
+import secrets
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from PIL import Image
 from vpl.classes import scenes
 from vpl.config import ABLATION_STYLE, SCENE_SIDE
 from vpl.edges import vocxml
+from vpl.edges.storage import PARTIAL
 from vpl.errors import DataError
 from vpl.scenes.draw import Scene, check, draw
 
@@ -42,10 +45,25 @@ def write_tree(
         raise DataError(f"A scene tree of {count!r} scenes was asked for; give a number of 1 or more for each split.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists already and is not empty. Choose a new folder, or remove it first.")
-    partial = folder.with_name(folder.name + ".partial")
-    if partial.exists():
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
+    folder = folder.absolute()
+    if folder == Path.cwd() or not folder.name:
+        raise DataError(f"{folder} is where vpl works; choose a new folder in it.")
+    for left_by_a_kill in folder.parent.glob(f".{glob.escape(folder.name)}-*{PARTIAL}"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}-{secrets.token_hex(8)}{PARTIAL}")
+    try:
+        partial.mkdir(parents=True)
+        _fill(partial, splits, seed, style, size, layout)
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _fill(partial: Path, splits: Mapping[str, int], seed: int, style: str, size: int, layout: str) -> None:
+    """All files of a tree into its folder."""
     classes = scenes()
     (partial / "classes.toml").write_text(classes.to_toml(), encoding="utf-8")
     palette = [channel for colour in classes.palette() for channel in colour]
@@ -60,10 +78,6 @@ def write_tree(
                 _write_scene(partial, layout, split, stem, scene, palette)
                 rows.append((stem, scene.tags))
         _write_split(partial, layout, split, rows)
-    if folder.exists():
-        folder.rmdir()
-    partial.rename(folder)
-    return folder
 
 
 def _write_scene(root: Path, layout: str, split: str, stem: str, scene: Scene, palette: list[int]) -> None:

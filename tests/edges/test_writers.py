@@ -1,0 +1,182 @@
+"""Every writer keeps the rule of outputs.py: no input folder, no file of another's, no two at once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from vpl.cli import main
+from vpl.config import preset
+from vpl.edges import locks, outputs
+from vpl.errors import RunError
+from vpl.scenes.tree import write_tree
+
+NET = ["--set", "train.crop=32", "--set", "train.batch=2", "--set", "decoder.width=16", "--set", "decoder.heads=2"]
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_tree(folder, {"train": 5, "val": 3}, seed=4, style="demo", size=48)
+    return folder
+
+
+def given(tree, *more):
+    data = ["--images", str(tree / "images" / "train"), "--tags", str(tree / "train.csv")]
+    return ["--preset", "scenes", "--set", "crf.rounds=1", *data, *more]
+
+
+@pytest.fixture(scope="module")
+def made(tree, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "made"
+    assert main(["run", str(folder), *given(tree, "--steps", "2", *NET, "--set", "predict.scales=[1.0]")]) == 0
+    return folder
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {one.relative_to(folder).as_posix(): one.read_bytes() for one in sorted(folder.rglob("*")) if one.is_file()}
+
+
+def refused(capsys, status, *words):
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert status == 2 and told.startswith("vpl: ") and all(word in told for word in words), told
+
+
+# ------------------------------------------------------------------------------------------------------- input folders
+@pytest.mark.parametrize("kind", ["overlays", "scores", "itself", "link"])
+def test_predict_does_not_write_where_it_reads(tree, made, tmp_path, capsys, kind):
+    out = tmp_path / "out"
+    photos = {"overlays": out / "overlays", "scores": out / "scores", "itself": out, "link": tmp_path / "real"}[kind]
+    shutil.copytree(tree / "images" / "val", photos)
+    if kind == "link":
+        out.symlink_to(photos)
+    before = files(photos)
+    flags = ["--overlays", "--scores"] if kind in ("overlays", "scores") else []
+    status = main(["predict", str(made), "--images", str(photos), "--out", str(out), "--fast", *flags])
+    refused(capsys, status, "is a folder that is read from")
+    assert files(photos) == before
+
+
+def test_evaluation_does_not_write_over_held_out_photographs(tree, made, tmp_path, capsys):
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    shutil.copytree(tree / "images" / "val", run / "predictions")
+    before = files(run / "predictions")
+    held = ["--val-images", str(run / "predictions"), "--val-tags", str(tree / "val.csv")]
+    status = main(["evaluate", str(run), *held, "--val-masks", str(tree / "masks" / "val")])
+    refused(capsys, status, "is a folder that is read from")
+    assert files(run / "predictions") == before
+
+
+@pytest.mark.parametrize("name", ["labels", "network", "seeds/text", "predictions", "export", "replaced", "state"])
+def test_a_link_in_a_run_leads_to_a_folder_that_was_empty(tmp_path, name):
+    from vpl.runs.folder import RunFolder
+
+    theirs, run = tmp_path / "theirs", tmp_path / "run"
+    theirs.mkdir()
+    for folder in (run / name).parent, run / "state":
+        if folder != run / name:
+            folder.mkdir(parents=True, exist_ok=True)
+    (run / "config.toml").write_text("")
+    (run / name).symlink_to(theirs)
+    (theirs / "mine.png").write_bytes(b"mine")
+    with pytest.raises(RunError, match=r"is a link to a folder with files that vpl did not make \(mine.png\)"):
+        RunFolder(run, preset("scenes"))
+    assert files(theirs) == {"mine.png": b"mine"}
+    (theirs / "mine.png").unlink()
+    for _ in range(2):  # it is ours from then on
+        RunFolder(run, preset("scenes")).close()
+        (theirs / "made.png").write_bytes(b"made")
+
+
+# -------------------------------------------------------------------------------------------------------- foreign files
+def test_scenes_leave_a_folder_of_a_similar_name(tmp_path):
+    for name in ("data.partial", ".data.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine.txt").write_text("mine")
+    assert main(["scenes", str(tmp_path / "data"), "--train", "2", "--val", "1", "--size", "32"]) == 0
+    assert (tmp_path / "data.partial" / "mine.txt").exists() and (tmp_path / ".data.partial" / "mine.txt").exists()
+    assert sorted(one.name for one in tmp_path.iterdir()) == [".data.partial", "data", "data.partial"]
+
+
+def test_an_export_is_replaced_and_what_lies_beside_its_files_is_not_lost(made, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["export", str(made), "--to", "voc", "--out", str(out)]
+    assert main(command) == 0
+    first = files(out)
+    assert main(command) == 0 and files(out) == first
+    (out / "notes").mkdir()
+    (out / "notes" / "mine.xml").write_text("mine")
+    refused(capsys, main(command), "notes/mine.xml", "did not write")
+    assert (out / "notes" / "mine.xml").read_text() == "mine"
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["out"], "nothing is left beside it"
+
+
+def test_two_exports_into_one_folder(made, tmp_path, capsys):
+    busy = tmp_path / ".out.vpl-export"
+    busy.mkdir()
+    (busy / "half.png").write_bytes(b"half")
+    lock = locks.claim(busy)
+    try:
+        refused(capsys, main(["export", str(made), "--to", "voc", "--out", str(tmp_path / "out")]), "another process")
+        assert (busy / "half.png").exists()
+    finally:
+        lock.release()
+    assert main(["export", str(made), "--to", "voc", "--out", str(tmp_path / "out")]) == 0
+    assert not busy.exists() and "half.png" not in files(tmp_path / "out"), "what a kill left is swept"
+
+
+@pytest.mark.parametrize("out", [".", "/", ".."])
+def test_the_folder_that_one_stands_in_is_no_export(made, tmp_path, capsys, monkeypatch, out):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    refused(capsys, main(["export", str(made), "--to", "voc", "--out", out]), "--out")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_page_replaces_pages_alone(made, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    command = ["compare", str(made), str(made), "--out", str(page)]
+    assert main(command) == 0 and main(command) == 0
+    page.write_text("<p>mine</p>")
+    refused(capsys, main(command), "was not made by vpl")
+    assert page.read_text() == "<p>mine</p>"
+    with pytest.raises(RunError, match="can't be replaced"):
+        outputs.check_page(tmp_path)
+
+
+def test_tables_of_an_ablation_and_the_sheet_of_a_demo_replace_nothing_else(tmp_path, capsys):
+    (tmp_path / "phi.csv").write_text("mine")
+    status = main(["ablate", "phi", "--out", str(tmp_path), "--sets", "1", "--count", "2"])
+    refused(capsys, status, "phi.csv is there and was not made by vpl")
+    (tmp_path / "contact-sheet.png").write_text("mine")
+    refused(capsys, main(["demo", "--out", str(tmp_path)]), "contact-sheet.png is there and was not made by vpl")
+    assert (tmp_path / "phi.csv").read_text() == (tmp_path / "contact-sheet.png").read_text() == "mine"
+
+
+def test_label_maps_of_many_workers_go_beside_nothing(tree, tmp_path, caplog):
+    from vpl.runs import ray as scaleout
+    from vpl.runs.stages import Run
+
+    theirs = tmp_path / "theirs"
+    shutil.copytree(tree / "masks" / "train", theirs / "labels")
+    before = files(theirs)
+    places = {"data.images": str(tree / "images" / "train"), "data.tags": str(tree / "train.csv")}
+    config = preset("scenes").with_values(places)
+    with Run(tmp_path / "run", config) as run:
+        run.prototypes()
+        with pytest.raises(RunError, match="holds files that vpl did not make"):
+            scaleout._folders(run, theirs)
+        with pytest.raises(RunError, match="holds files that vpl did not make"):
+            scaleout._folders(run, f"file://{theirs}")
+        scaleout._folders(run, "memory://bucket/x")
+        assert "nothing of it will remain" in caplog.text
+        scaleout._folders(run, tmp_path / "new")
+        scaleout._folders(run, tmp_path / "new")  # it is this run's
+    with Run(tmp_path / "run", config.with_values({"data.masks": str(theirs / "labels")})) as run:
+        (theirs / "vpl.json").write_text("{}")
+        with pytest.raises(RunError, match="is a folder that is read from"):
+            scaleout._folders(run, theirs)
+    (theirs / "vpl.json").unlink()
+    assert files(theirs) == before
