@@ -62,6 +62,7 @@ NACLIP_STD = 5.0  # reference: std of NACLIP's neighbourhood, patches
 PAR_DILATIONS = (1, 2, 4, 8, 12, 24)  # reference: PAR's steps to its neighbours, pixels
 PAR_COLOUR = 0.3  # reference: w1, the width of PAR's kernels
 PAR_PLACE = 0.01  # reference: w2, the weight of distances in PAR
+GUIDE_DILATIONS = (1, 2, 4, 8)  # ours: the same where PAR leads a head's answers to edges, cells
 PAR_ROUNDS = 20  # reference: PAR's iterations in WeCLIP
 
 
@@ -373,6 +374,10 @@ class DecoderConfig(Section):
     heads: int = value(8, OURS, "attention heads of the head", low=1, high=256)
     dropout: float = value(0.1, REFERENCE, "weclip: share of its fused channels dropped in training", low=0.0, high=0.9)
     skip_last: int = value(1, REFERENCE, "weclip: last blocks of the encoder that it does not read", low=0, high=64)
+    cells: int = value(
+        1, OURS, "cells of its answer a patch side; above 1 they follow the photograph's edges (PAR)", low=1, high=16
+    )
+    guide_rounds: int = value(5, OURS, "cells: rounds of PAR", low=0, high=100)
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ def session(path):
     return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
-@pytest.fixture(scope="module")
-def run(tiny_clip, tmp_path_factory):
-    return finished_run(tmp_path_factory.mktemp("graph") / "run", tiny_clip)
+@pytest.fixture(scope="module", params=[1, 4], ids=["patches", "cells"])
+def run(request, tiny_clip, tmp_path_factory):
+    return finished_run(tmp_path_factory.mktemp("graph") / "run", tiny_clip, decoder__cells=request.param)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from golden_case import cases, furthest, tensors
 from vpl.errors import DataError
-from vpl.method.par import par
+from vpl.method.par import par, par_at_once
 
 
 @pytest.mark.parametrize("path", cases("par_*.npz"), ids=lambda path: path.stem)
@@ -75,3 +75,10 @@ def test_nothing_moves_with_no_rounds_and_arguments_stay():
 def test_one_set_of_masks_an_image():
     with pytest.raises(DataError, match="1 images and 2 sets of masks"):
         inspect.unwrap(par)(torch.rand(1, 3, 4, 4), torch.rand(2, 1, 4, 4))
+
+
+def test_all_neighbours_at_once_is_the_same():
+    generator = torch.Generator().manual_seed(2)
+    images, masks = (torch.rand(2, 3, 9, 7, generator=generator) for _ in range(2))
+    ours = par(images, masks, rounds=3, dilations=(1, 3, 12))
+    torch.testing.assert_close(par_at_once(images, masks, 3, (1, 3, 12)), ours)

@@ -12,7 +12,8 @@ from vpl.classes import ClassSet
 from vpl.config import CrfConfig, DecoderConfig, PredictConfig
 from vpl.errors import ConfigError, ModelError
 from vpl.network.card import Card
-from vpl.network.head import Decoder, Sight, to_pixels
+from vpl.network.grids import guided, to_pixels
+from vpl.network.head import Decoder, Sight
 from vpl.network.student import Student, is_student
 
 SMALL = DecoderConfig(width=16, blocks=2, heads=4)
@@ -27,7 +28,7 @@ class Given(Sight):
     """Features as they are given, without an encoder."""
 
     def __init__(self, blocks, grid):
-        super().__init__(torch.zeros(1, 3, 8, 8), None)
+        super().__init__(torch.zeros(len(blocks[0]), 3, 8, 8), None)
         self.given, self.shape = blocks, grid
 
     blocks = property(lambda self: self.given)
@@ -42,6 +43,25 @@ def decoder(classes=4, config=SMALL) -> Decoder:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         return Decoder(3, 10, classes, config).eval()
+
+
+def test_one_cell_a_patch_leaves_the_answer_as_it_is():
+    logits = torch.randn(1, 3, 2, 2)
+    assert guided(logits, torch.zeros(1, 3, 8, 8), SMALL) is logits
+
+
+def test_cells_follow_the_photographs_edge():
+    # 4 x 4 patches of 8 pixels; an edge in the middle of the third column of patches, of which the head is not sure.
+    pixels = torch.full((1, 3, 32, 32), -1.0)
+    pixels[..., 20:] = 1.0
+    shares = torch.tensor([0.95, 0.95, 0.7, 0.05]).expand(4, 4)
+    logits = torch.stack([shares, 1 - shares])[None].log()
+    fine = guided(logits, pixels, DecoderConfig(cells=4, guide_rounds=20))
+    assert fine.shape == (1, 2, 16, 16)
+    assert (fine.argmax(dim=1)[0] == (torch.arange(16) >= 10).long()).all()
+    assert (to_pixels(logits, (16, 16)).argmax(dim=1)[0] != (torch.arange(16) >= 10).long()).any()
+    learning = logits.requires_grad_()
+    assert guided(learning, pixels, DecoderConfig(cells=4)) is learning
 
 
 def slow_logits(head: Decoder, blocks, grid):

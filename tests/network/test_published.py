@@ -13,7 +13,7 @@ from vpl.edges import images
 from vpl.method.refine import affinity as spread_of
 from vpl.method.refine import minmax, refine, upsample
 from vpl.network import affinity, multiscale, online, tcl
-from vpl.network.head import to_pixels
+from vpl.network.grids import to_pixels
 from vpl.network.losses import balanced_cross_entropy
 from vpl.network.weclip import Weclip
 

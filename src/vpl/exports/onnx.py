@@ -29,7 +29,8 @@ from vpl.clip.block import plainly
 from vpl.clip.model import FrozenClip
 from vpl.errors import ModelError
 from vpl.network.card import Card
-from vpl.network.head import Network, Sight, to_pixels
+from vpl.network.grids import to_pixels
+from vpl.network.head import Network, Sight
 
 NETWORK_FILE = "network.onnx"
 OPSET = 18

@@ -68,6 +68,24 @@ def par(
     return masks
 
 
+def par_at_once(
+    images: Float[Tensor, "N 3 H W"],
+    masks: Float[Tensor, "N K H W"],
+    rounds: int,
+    dilations: Sequence[int],
+    colour: float = PAR_COLOUR,
+    place: float = PAR_PLACE,
+) -> Float[Tensor, "N K H W"]:
+    """`par` with all neighbours in memory: few operations, as an exported graph wants them."""
+    near = _shifted(images, dilations)
+    scale = 1 / (near.std(dim=0) + _EPS) / colour
+    weights = (-((near - images) * scale).square().mean(2, keepdim=True)).softmax(0)
+    kernel = weights + place * _nearness(dilations, colour).to(weights)[:, None, None, None, None]
+    for _ in range(rounds):
+        masks = (kernel * _shifted(masks, dilations)).sum(dim=0)
+    return masks
+
+
 def _neighbours(planes: Float[Tensor, "N C H W"], dilations: Sequence[int]) -> Iterator[Float[Tensor, "N C H W"]]:
     """The planes as each neighbour has them: dilation by dilation, eight directions each."""
     H, W = planes.shape[2:]
@@ -77,6 +95,17 @@ def _neighbours(planes: Float[Tensor, "N C H W"], dilations: Sequence[int]) -> I
         for down, across in _DIRECTIONS:
             top, left = most + down * step, most + across * step
             yield padded[:, :, top : top + H, left : left + W]
+
+
+def _shifted(planes: Float[Tensor, "N C H W"], dilations: Sequence[int]) -> Float[Tensor, "n N C H W"]:
+    """The same all at once, by convolutions with one 1."""
+    rows = [3 * (1 + down) + 1 + across for down, across in _DIRECTIONS]
+    shifts = torch.eye(9)[rows].reshape(-1, 1, 3, 3).to(planes)
+    found = []
+    for step in dilations:
+        padded = F.pad(planes, (step,) * 4, mode="replicate").flatten(0, 1)[:, None]
+        found.append(F.conv2d(padded, shifts, dilation=step).unflatten(0, planes.shape[:2]).movedim(2, 0))
+    return torch.cat(found)
 
 
 def _kernel(
@@ -94,6 +123,10 @@ def _kernel(
     weights = torch.stack(
         [-((one - images) * scale).square().mean(1, keepdim=True) for one in _neighbours(images, dilations)]
     ).softmax(0)
+    return weights + place * _nearness(dilations, colour).to(weights)[:, None, None, None, None]
+
+
+def _nearness(dilations: Sequence[int], colour: float) -> Float[Tensor, " n"]:
+    """The softmax over the neighbours' distances."""
     lengths = torch.tensor([step * math.hypot(*direction) for step in dilations for direction in _DIRECTIONS])
-    nearness = (-(lengths / (lengths.std() + _EPS) / colour).square()).softmax(0)
-    return weights + place * nearness.to(weights)[:, None, None, None, None]
+    return (-(lengths / (lengths.std() + _EPS) / colour).square()).softmax(0)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import DecoderConfig
 from vpl.errors import ConfigError, ModelError
+from vpl.network.grids import guided
 
 
 class Sight:
@@ -116,6 +117,7 @@ class Decoder(Network):
     def __init__(self, encoder_blocks: int, encoder_width: int, classes: int, config: DecoderConfig):
         super().__init__()
         check_width(config)
+        self.config = config
         self.projections = nn.ModuleList(nn.Linear(encoder_width, config.width) for _ in range(encoder_blocks))
         self.fuse = nn.Linear(encoder_blocks * config.width, config.width)
         self.blocks = nn.ModuleList(Block(config.width, config.heads, nn.GELU()) for _ in range(config.blocks))
@@ -123,9 +125,9 @@ class Decoder(Network):
         self.classify = nn.Linear(config.width, classes + 1)
 
     def forward(self, seen: Sight) -> Answer:
-        """Logits on the patch grid: `logits` of `tokens`."""
+        """`logits` of `tokens`, on the patch grid or the finer one that `decoder.cells` asks for."""
         tokens = self.tokens(seen.blocks)
-        return Answer(self.logits(tokens, seen.grid), tokens)
+        return Answer(guided(self.logits(tokens, seen.grid), seen.pixels, self.config), tokens)
 
     def tokens(self, blocks: Sequence[Float[Tensor, "N hw width"]]) -> Float[Tensor, "N hw inner"]:
         """The head's own features. `blocks` are treated as constants: no gradient ever reaches them.
@@ -183,8 +185,3 @@ class Block(nn.Module):
         mixed = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(count, length, width)
         x = x + self.out(mixed)
         return x + self.mlp(self.norm_mlp(x))
-
-
-def to_pixels(logits: Float[Tensor, "N P gh gw"], size: tuple[int, int]) -> Float[Tensor, "N P H W"]:
-    """Bilinear resize with half-pixel centres, from a coarse grid to (H, W)."""
-    return F.interpolate(logits, size, mode="bilinear", align_corners=False)

@@ -38,7 +38,8 @@ from vpl.method.belonging import Belonging, Counting
 from vpl.method.metrics import Confusion
 from vpl.network import hub
 from vpl.network.card import CARD_FILE, NETWORK_FOLDER, WEIGHTS_FILE, Card
-from vpl.network.head import Network, Sight, to_pixels
+from vpl.network.grids import to_pixels
+from vpl.network.head import Network, Sight
 
 OVERLAP = 4
 """Neighbouring windows share at least one part in this many. [ours]"""

@@ -34,7 +34,8 @@ from vpl.errors import ConfigError, DataError, RunError
 from vpl.network import affinity, card, checkpoint, losses, online, tcl
 from vpl.network.crops import Crop, Item, Reader, crop_side, item_number, load_crop
 from vpl.network.curve import CurveFile, StepRecord
-from vpl.network.head import Network, Sight, to_pixels
+from vpl.network.grids import to_pixels
+from vpl.network.head import Network, Sight
 from vpl.network.student import is_student
 from vpl.network.team import Team
 

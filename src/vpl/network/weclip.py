@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vpl.clip.block import QUICK_GELU_SLOPE
 from vpl.config import DecoderConfig
 from vpl.errors import ModelError
+from vpl.network.grids import guided
 from vpl.network.head import Answer, Block, Network, Sight, check_width
 
 
@@ -38,6 +39,7 @@ class Weclip(Network):
     def __init__(self, encoder_blocks: int, encoder_width: int, classes: int, config: DecoderConfig):
         super().__init__()
         check_width(config)
+        self.config = config
         width, read = config.width, max(1, encoder_blocks - config.skip_last)
         self.projections = nn.ModuleList(
             nn.Sequential(nn.Linear(encoder_width, width), nn.ReLU(), nn.Linear(width, width)) for _ in range(read)
@@ -48,9 +50,9 @@ class Weclip(Network):
         self.classify = nn.Linear(width, classes + 1)
 
     def forward(self, seen: Sight) -> Answer:
-        """Logits on the patch grid, and F."""
+        """Logits on the patch grid, or the finer one that `decoder.cells` asks for, and F."""
         tokens = self.tokens(seen.blocks)
-        return Answer(self.logits(tokens, seen.grid), tokens)
+        return Answer(guided(self.logits(tokens, seen.grid), seen.pixels, self.config), tokens)
 
     def tokens(self, blocks: Sequence[Float[Tensor, "N hw width"]]) -> Float[Tensor, "N hw inner"]:
         """F. `blocks` are treated as constants; those after the first L are not read.
