@@ -2,7 +2,8 @@
 
     python benchmarks/stages.py [--quick] [--device cpu] [--threads N] [--sizes 640x480 500x375] [--tags 1 3 6]
 
-Stages: read (JPEG to RGB and to the encoder's input), encode, seeds, refine, CRF (exact), write (five label maps).
+Stages: read (JPEG to RGB and to the encoder's input), encode, seeds, refine, CRF (exact), write (five label maps); and
+of quality standard: makers (all but GradCAM, from the encoding that is there) and PAR (its rounds before the CRF).
 ViT-B/16 with random weights, in float32 and bfloat16. Everything is measured in turn in every repeat, so that a busy
 machine slows all alike; medians, after a first call that is not counted. With --threads 1, which is how a run's
 threads compute, processor time is taken: other processes change it least. On CUDA: device events, a batch of images.
@@ -42,11 +43,13 @@ from torch import Tensor
 
 from vpl.clip.block import linear
 from vpl.clip.model import FrozenClip
-from vpl.config import Config
+from vpl.config import PAR_DILATIONS, Config, quality
 from vpl.edges import images
-from vpl.method import refine
+from vpl.method import looks, refine, selfself
 from vpl.method.crf import dense_crfs
+from vpl.method.looks import Seen
 from vpl.method.masks import label_map
+from vpl.method.par import par
 from vpl.method.seeds import seeds
 from vpl.method.views import View, prepared
 
@@ -54,7 +57,9 @@ BACKGROUND = 25
 CONFIG = Config()
 PALETTE = tuple((n, n, n) for n in range(BACKGROUND))
 PRECISIONS = ("float32", "bfloat16")
-STAGES = ("read", "encode", "seeds", "refine", "CRF", "write")
+STAGES = ("read", "encode", "seeds", "refine", "makers", "PAR", "CRF", "write")
+STANDARD = Config().with_values(quality("standard"))
+MAKERS = tuple(name for name in STANDARD.looks.makers if name != "gradcam")
 
 
 def main() -> None:
@@ -219,6 +224,8 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
 
                 cams = look()
                 calls["seeds", precision, tags] = look
+                seen = Seen(own, features, [tuple(range(tags))] * count, prototypes, None, max(tag_counts), STANDARD)
+                calls["makers", precision, tags] = lambda seen=seen: [looks.MAKERS[name](seen) for name in MAKERS]
                 calls["refine", precision, tags] = lambda f=features, c=cams: refine.refine_maps(
                     f.attention, c, CONFIG.refine
                 )
@@ -231,6 +238,8 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
             view = View(photo, tuple(range(tags)), photo.shape[:2])
             mask, scores = label_map(cam.cpu(), view, CONFIG.labels.background_exponent)
             unary = scores.to(machine.device)
+            colours = torch.from_numpy(photo.copy()).to(machine.device).permute(2, 0, 1)[None].float()
+            calls["PAR", tags] = lambda c=colours, unary=unary: par(c, unary[None], STANDARD.par.rounds)
             calls["CRF", tags] = lambda unary=unary: dense_crfs([photo], [unary], CONFIG.crf)
             calls["write", tags] = lambda mask=mask: [
                 images.write_mask(Path(folder) / f"{n}.png", mask, PALETTE) for n in range(5)
@@ -240,7 +249,7 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
         for _ in range(repeats):
             for name, call in calls.items():
                 taken = machine.seconds(call)
-                runs.setdefault(name, []).append(taken / (1 if name[0] in ("read", "CRF", "write") else count))
+                runs.setdefault(name, []).append(taken / (1 if name[0] in ("read", "PAR", "CRF", "write") else count))
     medians = {name: statistics.median(taken) for name, taken in runs.items()}
     for name, taken in medians.items():
         print(f"{size} {' '.join(map(str, name))}: {1 / taken:.3f} images/s, peak {peaks[name]:.0f} MB", flush=True)
@@ -271,7 +280,7 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
 
 def key_of(stage: str, precision: str, tags: int) -> tuple:
     """The name that a stage is measured under: not every one depends on precision or tags."""
-    by_stage = {"read": (), "encode": (precision,), "CRF": (tags,), "write": (tags,)}
+    by_stage = {"read": (), "encode": (precision,), "PAR": (tags,), "CRF": (tags,), "write": (tags,)}
     return (stage, *by_stage.get(stage, (precision, tags)))
 
 
@@ -305,6 +314,12 @@ def floor(
     attention = 2 * patches * tokens * width * (1 + tags)
     # refine: the attention is read twice in each of three rounds and four times for the maps
     read_again = 10 * 4 * patches**2
+    # makers: of each likeness its scores and what is heard, the output projection, LN-post's; SCLIP the MLP, too
+    kinds = [selfself.LIKENESS[name.removesuffix("-words")] for name in MAKERS]
+    heard = sum(2 * tokens * tokens * width * (len(one.pairs) + bool(one.pairs)) for one in kinds)
+    after = sum(2 * tokens * width * (width + clip.dim) + one.whole * 4 * tokens * width * inner for one in kinds)
+    # PAR: in each round the kernel of every neighbour is read, and every label of every pixel read and written
+    kernel_bytes = STANDARD.par.rounds * 4 * pixels * (8 * len(PAR_DILATIONS) + 2 * (tags + 1))
     # CRF: in each round two kernels read and write every label of every pixel, and the unaries are read
     labels_bytes = CONFIG.crf.rounds * 5 * 4 * (tags + 1) * pixels
     decoded = 3 * pixels + 3 * 4 * patches * clip.patch**2
@@ -313,6 +328,8 @@ def floor(
         "encode": encode / rates[precision],
         "seeds": mlp / rates[precision] + attention / rates["float32"],
         "refine": read_again / machine.copied(4 * patches**2),
+        "makers": (heard + after) / rates[precision],
+        "PAR": kernel_bytes / machine.copied(4 * 8 * len(PAR_DILATIONS) * pixels),
         "CRF": labels_bytes / machine.copied(4 * (tags + 1) * pixels),
         "write": 5 * pixels / machine.copied(pixels),
     }
@@ -375,7 +392,10 @@ def table(cases: list[dict]) -> str:
     for case in cases:
         seconds, floors = case["seconds"], case["floor_seconds"]
         cells = [case["size"].replace("x", "×"), str(case["tags"]), case["precision"]]
-        cells += [f"{1000 * seconds[stage]:.3g} ({seconds[stage] / floors[stage]:.3g})" for stage in STAGES]
+        cells += [
+            f"{1000 * seconds[stage]:.3g} ({seconds[stage] / floors[stage]:.3g})" if stage in seconds else ""
+            for stage in STAGES
+        ]
         three = ("encode", "seeds", "refine")
         ours, best = (sum(one[stage] for stage in three) for one in (seconds, floors))
         cells += [
@@ -383,7 +403,7 @@ def table(cases: list[dict]) -> str:
             f"{ours / case['sdpa_encoder_seconds']:.2f}",
             f"{case['per_class_loop_seconds'] / ours:.2f}",
             f"{ours / best:.2f}",
-            f"{max(case['peak_mb'][stage] for stage in STAGES):.0f}",
+            f"{max(case['peak_mb'].values()):.0f}",
         ]
         lines.write(f"| {' | '.join(cells)} |\n")
     return lines.getvalue()

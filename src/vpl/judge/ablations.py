@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from vpl.config import Config
+from vpl.config import Config, quality
 from vpl.errors import ConfigError
+from vpl.presets import STANDARD
 
 ROW_NAMES = {
     "text": "text seeds",
@@ -81,6 +83,7 @@ def short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float | int) and not isinstance(value, bool) else str(value).lower()
 
 
+_STANDARD: Any = quality(STANDARD)["looks.makers"]
 _INMAP = {"prototypes__sinkhorn_rounds": 20, "prototypes__one_hot": 0.6}
 
 ABLATIONS: dict[str, Ablation] = {
@@ -128,6 +131,24 @@ ABLATIONS: dict[str, Ablation] = {
             Setting.of("off", refine__enabled=False),
             Setting.of("without box", refine__enabled=True, refine__box=False),
             Setting.of("reference", refine__enabled=True, refine__box=True),
+        )),
+        Ablation("makers", "Which makers should vote, from one encoding?", (
+            Setting.of("gradcam (one look)", looks__makers=("gradcam",)),
+            *(Setting.of(name, looks__makers=(name,)) for name in ("similarity", "words", *_STANDARD[1:])),
+            Setting.of("gradcam, similarity, words", looks__makers=("gradcam", "similarity", "words")),
+            Setting.of("gradcam, sclip", looks__makers=_STANDARD[:2]),
+            Setting.of("gradcam, sclip, naclip", looks__makers=_STANDARD[:3]),
+            Setting.of("those of quality standard", looks__makers=_STANDARD),
+        )),
+        Ablation("looks", "At which scales should the makers of quality standard look, and at mirror images?", tuple(
+            Setting.of(f"{name}{', mirrored' if flip else ''}", looks__makers=_STANDARD, looks__scales=scales,
+                       looks__flip=flip)
+            for name, scales in {"1": (1.0,), "0.75, 1": (0.75, 1.0), "1, 1.5": (1.0, 1.5),
+                                 "0.75 to 1.5": (0.75, 1.0, 1.25, 1.5)}.items()
+            for flip in (False, True)
+        )),
+        Ablation("par", "How many rounds of PAR before the CRF, with the makers of quality standard?", tuple(
+            Setting.of(str(rounds), looks__makers=_STANDARD, par__rounds=rounds) for rounds in (0, 2, 5, 10, 20)
         )),
         Ablation("crf", "What does the CRF bring?", (
             Setting.of("off", crf__enabled=False),
