@@ -482,3 +482,34 @@ except ModelError as error:
     assert done.stderr == "" and done.returncode == 0
     assert done.stdout.startswith("nobody/no-such-clip is no local path and can't be fetched from the hub")
     assert "give its folder" in done.stdout and len(done.stdout.splitlines()) == 1
+
+
+def test_weights_lie_where_every_kernel_reads_them_alike(tiny_folder, tmp_path):
+    """Of a file whose tensors begin at odd places in memory, and of what another process sent."""
+    import shutil
+
+    from safetensors.torch import load_file
+
+    from vpl.clip.model import ALIGNMENT
+
+    folder = tmp_path / "odd"
+    shutil.copytree(tiny_folder, folder)
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    for blanks in (8, 16, 24, 40):  # a longer header moves every tensor
+        path.write_bytes(
+            (length + blanks).to_bytes(8, "little") + data[8 : 8 + length] + b" " * blanks + data[8 + length :]
+        )
+        if any(one.data_ptr() % ALIGNMENT for one in load_file(path).values()):
+            break
+    clip, plain = FrozenClip.load(folder, device="cpu"), FrozenClip.load(tiny_folder, device="cpu")
+    assert all(one.data_ptr() % ALIGNMENT == 0 for one in clip.parameters())
+    pixels = pixels_of(clip)
+    assert torch.equal(clip.embed_images(pixels), plain.embed_images(pixels))
+    block = clip.image.blocks[0].ln1
+    raw = torch.empty(block.weight.numel() + 1)
+    raw[1:] = block.weight
+    block.weight.data = raw[1:]
+    assert block.weight.data_ptr() % ALIGNMENT
+    assert all(one.data_ptr() % ALIGNMENT == 0 for one in clip.prepare("cpu").parameters())

@@ -92,3 +92,44 @@ def test_a_score_says_what_it_scored_and_what_it_was_compared_with(tree, made, t
 def test_the_numbering_is_printed(tree, tmp_path, capsys):
     assert main(["run", str(tmp_path / "run"), *flags(tree, tree / "masks" / "train")]) == 0
     assert "truth masks are read as 0 background, 1 " in capsys.readouterr().out
+
+
+def test_scores_go_with_what_they_scored(tree, made, tmp_path):
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    assert main(["labels", str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text())["evaluations"], "nothing has changed"
+    assert main(["labels", str(run), "--set", "labels.confidence=0.6"]) == 0
+    assert "evaluations" not in json.loads((run / "metrics.json").read_text()), "they are of other masks"
+    assert main(["evaluate", str(run)]) == 0
+    assert json.loads((run / "metrics.json").read_text())["evaluations"]
+
+
+def test_a_new_network_is_not_shown_with_the_score_of_the_old_one(tree, tmp_path):
+    run, net = tmp_path / "run", ["--set", "train.crop=32", "--set", "train.batch=2", "--set", "decoder.width=16"]
+    net += ["--set", "decoder.heads=2", "--set", "predict.scales=[1.0]", "--set", "predict.flip=false"]
+    held = [f"--val-{kind}" for kind in ("images", "tags", "masks")]
+    places = [tree / "images" / "val", tree / "val.csv", tree / "masks" / "val"]
+    given = [word for pair in zip(held, map(str, places), strict=True) for word in pair]
+    command = ["run", str(run), *flags(tree, tree / "masks" / "train"), *net, *given]
+    assert main([*command, "--steps", "2"]) == 0
+
+    def splits():
+        return [one["split"] for one in json.loads((run / "metrics.json").read_text())["evaluations"]]
+
+    assert splits() == ["train", "val"]
+    assert main(["train", str(run), "--steps", "3"]) == 0
+    assert splits() == ["train"], "the score was the old network's"
+
+
+def test_masks_that_look_right_at_first_and_are_not_end_no_run(tree, made, tmp_path, capsys, monkeypatch):
+    """What a look at a few masks did not show, all of them do: everything else is made all the same."""
+    from vpl.runs import checks
+
+    monkeypatch.setattr(checks, "LOOKED_AT", 1)
+    masks = changed(tree, tmp_path / "masks", turned)
+    first = sorted(masks.iterdir())[0]
+    shutil.copy(tree / "masks" / "train" / first.name, first)
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    assert main(["run", str(run), *flags(tree, masks)]) == 1
+    assert "can't belong together" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert "evaluations" not in json.loads((run / "metrics.json").read_text()) and (run / "report.html").exists()

@@ -59,6 +59,20 @@ class Features:
     apart: tuple[Float[Tensor, "N hw hw"], ...] | None = None
 
 
+ALIGNMENT = 64
+"""Bytes; what torch itself aligns its memory to."""
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The tensor, contiguous, at an address from which every kernel reads it alike.
+
+    A file that is mapped into memory, or an object that another process sent, begins anywhere; products of float32
+    that does not begin at a multiple of `ALIGNMENT` bytes differ in their last bits.
+    """
+    made = tensor.contiguous()
+    return made if made.data_ptr() % ALIGNMENT == 0 else made.clone()
+
+
 class FrozenClip(nn.Module):
     """A CLIP with a vision transformer whose weights never change.
 
@@ -103,7 +117,7 @@ class FrozenClip(nn.Module):
                 f"{name} is no plain CLIP ViT: its towers hold {min(other)}, which a plain one lacks, so its features "
                 "are others. Give another CLIP."
             )
-        self.load_state_dict({key: weights[key].detach().float().contiguous() for key in expected}, assign=True)
+        self.load_state_dict({key: aligned(weights[key].detach().float()) for key in expected}, assign=True)
         for key, tensor in self.state_dict().items():
             if not bool(torch.isfinite(tensor.sum())):  # a sum is quicker than a look at each, and as sure
                 raise ModelError(f"{name}: {key} holds values that are not finite or far too large. Download it again.")
@@ -191,6 +205,8 @@ class FrozenClip(nn.Module):
         if precision not in ("float32", "bfloat16"):
             raise ModelError(f"precision is {precision!r}; expected float32 or bfloat16.")
         self.to(device_of(device))
+        for weights in self.parameters():
+            weights.data = aligned(weights.data)
         for block in self.image.blocks:
             block.to(getattr(torch, precision))
             block.ln1.float()

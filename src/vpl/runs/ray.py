@@ -33,6 +33,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from vpl.clip.model import aligned
 from vpl.edges import images, outputs, storage
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError, VplError
@@ -138,8 +139,8 @@ class Worker:
         if other:
             raise RunError(f"this worker has other versions than the driver: {', '.join(other)}; make them equal.")
         clip = given.clip.prepare(self.job.device, given.config.clip.precision)
-        vision = None if given.vision is None else given.vision.to(clip.device)
-        return dataclasses.replace(given, clip=clip, text=given.text.to(clip.device), vision=vision)
+        vision = None if given.vision is None else aligned(given.vision.to(clip.device))
+        return dataclasses.replace(given, clip=clip, text=aligned(given.text.to(clip.device)), vision=vision)
 
     def _label(self, window: Sequence[Photograph], part: int, parts: int) -> Iterator[Done]:
         self._see_folders()

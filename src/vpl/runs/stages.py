@@ -27,6 +27,7 @@ from vpl.runs.files import read_json
 from vpl.runs.folder import log
 from vpl.runs.opened import Opened
 from vpl.runs.plan import STAGES, WHOLE, Plan, Work
+from vpl.runs.records import read_evaluations
 
 
 class Run(Opened):
@@ -67,14 +68,36 @@ class Run(Opened):
                 continue
             self.state.remember(plan.settings)
             if stage in own:
-                own[stage](plan, work)
+                self._make(own[stage], plan, work)
             else:
                 with self.state.making(stage, work.wanted[WHOLE]):
                     self.makers[stage](self)
             self.note_failures()
             plan = self.plan(targets, never)  # photographs may have failed
+        self._drop_outdated(plan)
         self._note_untimed(plan)
         return first
+
+    def _make(self, make: Callable[[Plan, Work], None], plan: Plan, work: Work) -> None:
+        """One stage. Scores that turn out to mean nothing are left out of a run that is more than scores."""
+        try:
+            make(plan, work)
+        except DataError as error:
+            if work.stage != "scores" or "report" not in plan.stages:
+                raise
+            self.unscored = str(error)
+            self.note(unscored=self.unscored)
+            log.warning("there are no scores: %s", error)
+
+    def _drop_outdated(self, plan: Plan) -> None:
+        """Take scores of other label maps, or of another network, than those that are there now out of metrics.json."""
+        network = self.state.records.get("network", {}).get(WHOLE)
+        for one in read_evaluations(self.folder) if self.leads else ():
+            held_out, of = bool(one.get("held_out")), {row.get("of") for row in one["rows"]}
+            known = {network} if held_out else {plan.fingerprints.get(stage) for stage in ("maps", "masks")}
+            if not of <= known | {None} and (held_out or {"maps", "masks"} <= plan.fingerprints.keys()):
+                self.state.strike("network scores" if held_out else "scores")
+                self.drop_evaluation(held_out=held_out)
 
     def _note_untimed(self, plan: Plan) -> None:
         """Stages that a kill ended between their last product and the note of their time."""
