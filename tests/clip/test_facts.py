@@ -332,3 +332,18 @@ def test_a_hub_that_never_answers_is_given_up(tmp_path):
         )
         told = through_hub(silent.getsockname()[1], tmp_path / "hf", code)
     assert told.startswith("some/clip is no local path and can't be fetched from the hub (ReadTimeout). Check the name")
+
+
+@pytest.mark.slow
+def test_a_student_waits_no_longer_for_the_hub(tmp_path):
+    import socket
+
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        code = (
+            "from vpl.network.student import Student\nweights.HUB_SECONDS = 0.5\n"
+            "try: Student.pretrained('hf:some/student', 2)\nexcept ModelError as error: print(error)"
+        )
+        told = through_hub(silent.getsockname()[1], tmp_path / "hf", code)
+    assert told.startswith("the student network 'some/student' can't be loaded (") and "or one that was fetched" in told

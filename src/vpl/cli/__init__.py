@@ -7,24 +7,35 @@ were skipped, 2 a `VplError` or a file that can't be read or written, 70 a mista
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+BEGAN = time.perf_counter()
+"""When the program began, about: what its clock counts from."""
+GARBAGE = (100_000, 50, 50)
+"""Thresholds of Python's collector, which else looks through what imports make again and again: 0.2 s of a start."""
 OK, SOME_SKIPPED, REFUSED, INTERNAL, INTERRUPTED = 0, 1, 2, 70, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. As a program (no arguments given) it may first start itself anew."""
+    began = time.perf_counter()
     if arguments is None:
         _in_utf8()
+        began = BEGAN
+        gc.set_threshold(*GARBAGE)
         with contextlib.suppress(ValueError):  # not in the main thread: then signals are somebody else's
             signal.signal(signal.SIGINT, _interrupted_early)
     with _streams() as out:
-        status = _status(arguments)
+        status = _status(arguments, began)
+        if arguments is None:
+            gc.freeze()  # the process ends: what is still there is not looked through once more, which takes 0.4 s
         with contextlib.suppress(OSError):
             out.flush()
         if out.lost is not None and not isinstance(out.lost, BrokenPipeError) and status in (OK, SOME_SKIPPED):
@@ -35,16 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status
 
 
-def _status(arguments: Sequence[str] | None) -> int:
+def _status(arguments: Sequence[str] | None, began: float) -> int:
     try:
         from vpl.cli import commands
         from vpl.errors import VplError
     except KeyboardInterrupt:
         return _interrupted()
+    except MemoryError:
+        return _too_little_memory()
     try:
         if signal.getsignal(signal.SIGINT) is _interrupted_early:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        return commands.run(arguments)
+        return commands.run(arguments, began)
     except VplError as error:
         print(f"vpl: {error}", file=sys.stderr)
         return REFUSED
@@ -53,20 +66,29 @@ def _status(arguments: Sequence[str] | None) -> int:
               "command again: finished work is kept.", file=sys.stderr)  # fmt: skip
         return REFUSED
     except MemoryError:
-        print("vpl: the machine's memory is too small for this; give fewer --image-workers or a smaller --batch-size, "
-              "then run the same command again: finished work is kept.", file=sys.stderr)  # fmt: skip
-        return REFUSED
+        return _too_little_memory()
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:
         if _while_interrupted(error):
             return _interrupted()
+        if "torch" in sys.modules:  # which tells of memory in errors of its own
+            from vpl.machine import out_of_memory
+
+            if out_of_memory(error):
+                return _too_little_memory()
         import traceback
 
         traceback.print_exc()
         print(f"vpl: a mistake of vpl's own ({type(error).__name__}), not yours; please report the lines above. "
               "Finished work is kept.", file=sys.stderr)  # fmt: skip
         return INTERNAL
+
+
+def _too_little_memory() -> int:
+    print("vpl: the machine's memory is too small for this; give fewer --image-workers, a smaller --batch-size or "
+          "--max-side, then run the same command again: finished work is kept.", file=sys.stderr)  # fmt: skip
+    return REFUSED
 
 
 def _interrupted() -> int:

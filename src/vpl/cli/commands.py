@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from vpl.cli import show
 from vpl.cli.parser import KEYS, parser
-from vpl.cli.show import bar
+from vpl.cli.show import bar, say
 from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, LookConfig, of_presets, preset, quality
 from vpl.edges import storage
 from vpl.errors import ConfigError
@@ -22,16 +24,25 @@ from vpl.runs.plan import Plan, count_of, told
 if TYPE_CHECKING:
     from vpl.runs.stages import Run
 
+log = logging.getLogger("vpl")
+
 HOW_TO_READ = ("data.columns", "data.separator", "data.aliases", "data.mask_values")
 """Flags that say how a list is read hold for the held-out list too."""
 
 PATHS = {"data.images", "data.tags", "data.masks", "validation.images", "validation.tags", "validation.masks"}
 
 
-def run(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. Errors leave it as they are."""
+def run(arguments: Sequence[str] | None = None, began: float | None = None) -> int:
+    """Run one command; returns the exit status. Errors leave it as they are.
+
+    Args:
+        began: when the program began, of `time.perf_counter`; default: now.
+    """
     given = parser().parse_args(arguments)
+    given.began = time.perf_counter() if began is None else began
+    given.command = shlex.join(["vpl", *(sys.argv[1:] if arguments is None else arguments)])
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr, force=True)
+    logging.getLogger().handlers[0].setLevel(logging.WARNING)  # what log.txt holds besides is not shown twice
     logging.addLevelName(logging.WARNING, "warning")
     return COMMANDS.get(given.name, _stage)(given)
 
@@ -87,7 +98,9 @@ def _stage(given: argparse.Namespace) -> int:
         relearn=given.relearn,
     )  # fmt: skip
     tell = partial(_tell, looks=config.looks)
+    run.began = given.began
     with run:
+        log.info("command: %s", given.command)
         if given.name == "check":
             return _check(run)
         _tell_of_the_list(run)
@@ -104,7 +117,7 @@ def _stage(given: argparse.Namespace) -> int:
             plan = build.planned(run, "run")
             expected = build.expected(run, plan) if run.leads and run.place.count == 1 else None
             for line in replace(check.of_list(run), forecast=expected).lines(short=True) if plan else ():
-                print(f"check: {line}", file=sys.stderr)
+                say(f"check: {line}", aside=True)
             build.bring(run, "run", tell, train=given.train or _steps_given(given), expected=expected)
         elif not given.out:
             build.bring(run, given.name, tell)
@@ -141,17 +154,17 @@ def _tell_of_the_list(run: Run) -> None:
         ("note", run.dataset.notes),
     ):
         for line in lines:
-            print(f"{kind}: {line}", file=sys.stderr)
+            say(f"{kind}: {line}", aside=True)
 
 
 def _tell(plan: Plan, looks: LookConfig) -> None:
     """The plan, before it is done, and what a photograph's looks cost."""
     for line in told(plan):
-        print(f"plan: {line}", file=sys.stderr)
+        say(f"plan: {line}", aside=True)
     if plan.of("masks") and looks.vote:
         seen = f"{count_of(len(looks.scales), 'scale')}{', mirrored too' if looks.flip else ''}"
         cost = f"{looks.encodings:g} encoding{'' if looks.encodings == 1 else 's'}"
-        print(f"plan: {', '.join(looks.makers)} look at each photograph at {seen}: {cost}", file=sys.stderr)
+        say(f"plan: {', '.join(looks.makers)} look at each photograph at {seen}: {cost}", aside=True)
 
 
 def _close(run: Run, out: str | None) -> int:
@@ -159,30 +172,30 @@ def _close(run: Run, out: str | None) -> int:
     from vpl.runs.records import read_evaluations
 
     for evaluation in read_evaluations(run.folder):
-        print(show.table(evaluation))
+        say(show.table(evaluation))
     for line in run.said:
-        print(line)
+        say(line)
     masks = run.folder / "labels"
     if out:
-        print(f"pseudo-masks in {storage.below(out, 'labels')}")
+        say(f"pseudo-masks in {storage.below(out, 'labels')}")
     elif masks.exists():
-        print(f"{count_of(sum(1 for _ in masks.rglob('*.png')), 'pseudo-mask')} in {masks}")
+        say(f"{count_of(sum(1 for _ in masks.rglob('*.png')), 'pseudo-mask')} in {masks}")
     if run.has_network:
-        print(f"network in {run.folder / 'network'}: vpl predict {run.folder} --images DIR --out DIR")
+        say(f"network in {run.folder / 'network'}: vpl predict {run.folder} --images DIR --out DIR")
     if (run.folder / "report.html").exists():
-        print(f"report in {run.folder / 'report.html'}")
+        say(f"report in {run.folder / 'report.html'}")
     problems = len(run.dataset.problems)
     for failure in run.failures.values():
-        print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
+        say(f"skipped {failure.id}: {failure.reason}", aside=True)
     if all(sample.id in run.failures for sample in run.dataset.samples):
-        print("vpl: none of the images could be used; mend the first one above.", file=sys.stderr)
+        say("vpl: none of the images could be used; mend the first one above.", aside=True)
         return 2
     if run.failures or problems:
         left = f"{count_of(run.dataset.left_out, 'photograph')} of the list left out"
         skipped = count_of(len(run.failures), "image")
-        print(f"{skipped} skipped, {left} ({count_of(problems, 'line')}, see above).", file=sys.stderr)
+        say(f"{skipped} skipped, {left} ({count_of(problems, 'line')}, see above).", aside=True)
     if run.unscored:
-        print(f"vpl: there are no scores: {run.unscored}", file=sys.stderr)
+        say(f"vpl: there are no scores: {run.unscored}", aside=True)
     return 1 if run.failures or problems or run.unscored else 0
 
 

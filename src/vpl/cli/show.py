@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -9,8 +10,16 @@ from typing import Any
 from vpl.config import Config
 from vpl.runs.plan import count_of
 
-_UNITS = {"ablate": "setting", "tune": "value", "train": "step"}
+log = logging.getLogger("vpl")
+
+_UNITS = {"ablate": "setting", "tune": "value", "train": "step", "learn": "step", "look again": "look"}
 """What a bar of these words counts, where it is not images."""
+
+
+def say(words: str, *, aside: bool = False) -> None:
+    """Print, `aside` beside the results on the error stream; and write into the log of the run that is open."""
+    print(words, file=sys.stderr if aside else sys.stdout)
+    log.info("%s", words)
 
 
 def bar(items: Iterable[Any], total: int, words: str) -> Iterable[Any]:

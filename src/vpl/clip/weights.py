@@ -134,6 +134,17 @@ def _from_hub(name: str) -> Path:
         enable_progress_bars()
 
 
+def hub_answers(name: str) -> bool:
+    """Whether the hub tells of a model of this name, within `HUB_SECONDS`."""
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except Exception:  # of the client, of its transport, OSError, ValueError
+        return False
+    return True
+
+
 def _read_folder(folder: Path, name: str, said: Said) -> Found:
     """transformers' format (config.json, weights, tokenizer, processor) or open_clip's."""
     files = {path.name for path in folder.iterdir()}

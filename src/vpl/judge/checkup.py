@@ -40,7 +40,8 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     free: dict[str, list[float]] = defaultdict(list)
     true: dict[str, list[float]] = defaultdict(list)
     done = [sample for sample in run.dataset.samples if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
-    for sample in evenly(done, LOOKED):
+    some = evenly(done, LOOKED)
+    for sample in run.progress(some, len(some), "signs"):
         seeds = read_map(run.folder / "seeds/refined" / f"{sample.id}.png")
         likely, mask = (_mask(run, name, sample) for name in ("seeds/crf", "labels"))
         _add(free, signs.of_maps(seeds, likely, mask, _labels(run, sample)))
@@ -96,9 +97,10 @@ def _look_again(
     config = run.config
     bench = Bench(run.clip, run.classes, views, run.image_workers, Shelf(0))  # each pass is another look
     larger = config.with_values({"clip.scale": config.clip.scale * LARGER})
-    own = _maps(bench, stored, config)
-    mirrored = tuple(one.flip(2) for one in _maps(bench.mirrored(), stored, config))
-    for name, other in (("mirror agreement", mirrored), ("scale agreement", _maps(bench, stored, larger))):
+    looks = [(bench, config), (bench.mirrored(), config), (bench, larger)]
+    own, back, wider = (_maps(one, stored, how) for one, how in run.progress(looks, len(looks), "look again"))
+    mirrored = tuple(one.flip(2) for one in back)
+    for name, other in (("mirror agreement", mirrored), ("scale agreement", wider)):
         exponent = config.labels.background_exponent
         for view, one, two in zip(views, own, other, strict=True):
             first, second = (label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))

@@ -13,7 +13,7 @@ import itertools
 import logging
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,7 +65,11 @@ class _Trial(Run):
     """A run on a few samples of another, with its CLIP, in a folder of its own."""
 
     def __init__(self, folder: Path, run: Run, samples: Sequence[Sample], config: Config):
-        super().__init__(folder, config, device=str(run.clip.device), image_workers=run.image_workers)
+        def measure(items: Iterable, total: int, words: str) -> Iterable:
+            return run.progress(items, total, f"measure: {words}")
+
+        device, workers = str(run.clip.device), run.image_workers
+        super().__init__(folder, config, device=device, image_workers=workers, progress=measure)
         self._clip = run.clip
         self._dataset = replace(run.dataset, samples=tuple(replace(one, mask=None) for one in samples))
 

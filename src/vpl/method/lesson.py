@@ -22,6 +22,7 @@ from vpl.errors import DataError
 from vpl.machine import Clock, one_core_each
 from vpl.method import gap, prototypes
 from vpl.method.regions import BACKGROUND_REGION, Regions
+from vpl.progress import Progress, silent
 
 Survey = Callable[[int, Float[Tensor, "P D"], float], Regions]
 """Round (from 0), prototypes, and the scale of their cosines -> the regions of all images by their seeds."""
@@ -69,6 +70,7 @@ def learn(
     config: PrototypeConfig,
     clock: Clock | None = None,
     device: torch.device | None = None,
+    progress: Progress = silent,
 ) -> Lesson:
     """Vision prototypes from the regions of all images (METHOD.md 3), as many rounds as `config` says.
 
@@ -82,6 +84,7 @@ def learn(
         clock: counts the seconds of "learn".
         device: where to learn if it is a CUDA GPU; on every other device the CPU learns. All that comes back lies on
             the CPU.
+        progress: shows the steps of learning.
 
     Raises:
         DataError: no region may carry a label.
@@ -91,7 +94,9 @@ def learn(
     for turn in range(config.rounds):
         found = survey(turn, table, scale)
         with clock("learn"), one_core_each():
-            lesson = _lesson(found, [tags[number] for number in found.images.tolist()], text, classes, config, place)
+            lesson = _lesson(
+                found, [tags[number] for number in found.images.tolist()], text, classes, config, place, progress
+            )
         table, scale = lesson.vision, 1 / config.image_temperature
     return lesson
 
@@ -103,6 +108,7 @@ def _lesson(
     classes: int,
     config: PrototypeConfig,
     place: torch.device,
+    progress: Progress,
 ) -> Lesson:
     """One round, learned at `place`; `tags` are those of each region's image."""
     allowed = allowed_labels(found.classes, tags, classes, len(text), config)
@@ -127,7 +133,7 @@ def _lesson(
         one_hot=config.one_hot,
     )
     kept = without_region(numbers, classes, len(text)).to(place)
-    learned = prototypes.learn(there, q, table, config, kept)
+    learned = prototypes.learn(there, q, table, config, kept, progress)
     learned, q = dataclasses.replace(learned, prototypes=learned.prototypes.cpu()), q.cpu()
     own, report = numbers != BACKGROUND_REGION, None
     if own.any():

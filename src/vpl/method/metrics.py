@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 from numpy import ndarray
-from scipy import ndimage
 
 from vpl.classes import IGNORE
 from vpl.errors import ConfigError, DataError
@@ -231,6 +230,8 @@ def co_occurrence_error(
 
 def components(labels: UInt8[ndarray, "H W"]) -> dict[int, int]:
     """Number of connected parts (edges or corners touch) of each label but 0 and 255 in a label map."""
+    from scipy import ndimage  # 0.15 s to import: where there is nothing to do it is not needed
+
     return {
         int(label): int(ndimage.label(labels == label, structure=EIGHT)[1])
         for label in np.unique(labels)
@@ -284,11 +285,15 @@ def boundary_f(
 
 def _boundary(mask: Bool[ndarray, "H W"], valid: Bool[ndarray, "H W"]) -> Bool[ndarray, "H W"]:
     """The mask's pixels that touch a valid pixel outside it."""
+    from scipy import ndimage
+
     return mask & ndimage.binary_dilation(valid & ~mask)
 
 
 def _near(points: Bool[ndarray, "H W"], others: Bool[ndarray, "H W"], tolerance: float | int) -> float:
     """Share of `points` that have one of `others` within the tolerance; 1 without points."""
+    from scipy import ndimage
+
     if not points.any():
         return 1.0
     if not others.any():

@@ -29,6 +29,7 @@ from vpl.classes import ClassSet
 from vpl.config import REGIONS_AT_ONCE, PromptConfig, PrototypeConfig
 from vpl.errors import ConfigError, DataError
 from vpl.machine import cores, threads
+from vpl.progress import Progress, silent
 
 if TYPE_CHECKING:
     from vpl.clip.model import FrozenClip
@@ -163,6 +164,7 @@ def learn(
     start: Float[Tensor, "P D"],
     config: PrototypeConfig,
     kept: Bool[Tensor, " P"] | None = None,
+    progress: Progress = silent,
 ) -> Learned:
     """Vision prototypes: the unit rows V that lower the mean KL(q ‖ softmax(x Vᵀ / τI)), from V = start. [paper; ref]
 
@@ -180,6 +182,7 @@ def learn(
         start: unit rows, usually the text prototypes.
         config: τI, step, steps and tolerance.
         kept: rows that stay as they start; None: none.
+        progress: shows the steps, of which the last may not be needed.
 
     Raises:
         DataError: there is no region, or a number that is not finite.
@@ -192,7 +195,7 @@ def learn(
     parts = list(zip(x.split(REGIONS_AT_ONCE), q.split(REGIONS_AT_ONCE), strict=True))
     alone = len(parts) == 1 or x.device.type != "cpu"
     with contextlib.nullcontext() if alone else threads(min(cores(), len(parts))) as pool:
-        return _descend(parts, start, config, kept, pool.map if pool else map)
+        return _descend(parts, start, config, kept, pool.map if pool else map, progress)
 
 
 def _descend(
@@ -201,6 +204,7 @@ def _descend(
     config: PrototypeConfig,
     kept: Bool[Tensor, " P"] | None,
     spread: Callable[..., Iterable[Tensor]],
+    progress: Progress,
 ) -> Learned:
     """`learn` over parts of the regions and their labels; `spread` is `map`, or that of a pool.
 
@@ -222,7 +226,7 @@ def _descend(
     rate = config.step / (sum(len(x) for x, _ in parts) * temperature)
     best = before = divergence()
     best_columns, curve, step = columns, [before], 0
-    while step < config.steps:
+    for step in progress(range(1, config.steps + 1), config.steps, "learn"):
         gradient = functools.reduce(torch.add, spread(weighted, parts)) - target
         if kept is not None:
             gradient[:, kept] = 0
@@ -231,7 +235,6 @@ def _descend(
             rate /= 2
         moved = F.normalize(columns - rate * gradient, dim=0)
         columns = moved if kept is None else torch.where(kept, columns, moved)
-        step += 1
         if step % CHECK_EVERY == 0 or step == config.steps:
             now = divergence()
             done = abs(curve[-1] - now) <= config.tolerance * curve[-1]

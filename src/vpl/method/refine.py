@@ -19,7 +19,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from torch import Tensor
 
 from vpl.config import RefineConfig
@@ -66,6 +65,8 @@ def boxes_mask(cam: Float[Tensor, "h w"], threshold: float) -> Bool[Tensor, "h w
     As the reference has it: the map is cut to 8 bits, (255 · cam) without rounding, and compared with
     int(threshold · max); parts hang together over eight neighbours; a box leaves out the map's last row and column.
     """
+    from scipy import ndimage
+
     h, w = cam.shape
     levels = (cam.detach().float() * 255).to(torch.uint8).cpu().numpy()
     parts, _ = ndimage.label(levels > int(threshold * int(levels.max())), structure=_EIGHT_NEIGHBOURS)

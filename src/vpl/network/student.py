@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vpl.clip.weights import hub_answers
 from vpl.config import DecoderConfig
 from vpl.errors import ModelError
 from vpl.network.head import Answer, Network, Sight
@@ -40,12 +41,15 @@ class Student(Network):
         from transformers import AutoConfig, AutoModelForSemanticSegmentation
 
         name = network.removeprefix(STUDENT_PREFIX)
+        folder = Path(name)
+        here = folder.is_dir() or not hub_answers(name)  # transformers would wait for minutes
         try:
-            config = AutoConfig.from_pretrained(name, num_labels=classes + 1)
-            folder = Path(name)
+            config = AutoConfig.from_pretrained(name, num_labels=classes + 1, local_files_only=here)
             if folder.is_dir() and not any(folder.glob("*.safetensors")) and not any(folder.glob("*.bin")):
                 return cls(AutoModelForSemanticSegmentation.from_config(config))
-            model = AutoModelForSemanticSegmentation.from_pretrained(name, config=config, ignore_mismatched_sizes=True)
+            model = AutoModelForSemanticSegmentation.from_pretrained(
+                name, config=config, ignore_mismatched_sizes=True, local_files_only=here
+            )
             with torch.no_grad():  # sizes that can't be computed with show themselves here
                 model.eval()(pixel_values=torch.zeros(1, 3, TRIED_SIDE, TRIED_SIDE))
             return cls(model)
@@ -54,7 +58,8 @@ class Student(Network):
         except Exception as error:  # a damaged folder raises a dozen kinds, of transformers', safetensors' and torch's
             raise ModelError(
                 f"the student network {name!r} can't be loaded ({_words(error)}); expected a "
-                "semantic-segmentation model of transformers, by name or folder, for example hf:nvidia/mit-b0."
+                "semantic-segmentation model of transformers, by name or folder, for example hf:nvidia/mit-b0; where "
+                "the hub can't be reached, a folder, or one that was fetched before."
             ) from error
 
     @classmethod

@@ -217,8 +217,8 @@ def _stages(record: Mapping) -> tuple[StageTime, ...]:
     stages = []
     for name, item in record.get("stages", {}).items():
         seconds, images = item["seconds"], item.get("images")
-        rate = images / seconds if images and seconds and name != "train" else None
-        stages.append(StageTime(name, seconds, None if images is None else int(images), rate))
+        rate = images / seconds if images and seconds and name not in ("train", "signs", "report") else None
+        stages.append(StageTime(name, seconds, int(images) if images else None, rate))
     return tuple(stages)
 
 

@@ -16,6 +16,7 @@ import logging
 import platform
 import re
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -64,6 +65,9 @@ class RunFolder:
         config: what is run; written into the folder by `settle`.
         leads: whether this process writes; the further processes of a launched training only read.
 
+    Attributes:
+        began: when the work on it began, of `time.perf_counter`: run.json's times add up to what has passed since.
+
     Raises:
         RunError: the folder holds other things, belongs to another process, or was made by a vpl that did not note what
             made its files.
@@ -78,6 +82,7 @@ class RunFolder:
         self.said: list[str] = []
         self._lock: BaseFileLock | None = None
         self._settled = self._is_new = False
+        self.began, self._timed, self._started = time.perf_counter(), 0.0, 0.0
         for data in (config.data, config.validation):
             storage.check(data.images, f"{data.name}.images")  # before anything is stored
         self._log = _LogFile()
@@ -91,11 +96,16 @@ class RunFolder:
             self.close()
             raise
         log.addHandler(self._log)
+        if log.level == logging.NOTSET:
+            log.setLevel(logging.INFO)  # for log.txt; what is shown is its handler's choice
 
     def __enter__(self: Folder) -> Folder:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
+        if kind is not None:
+            words = f"{error}" if isinstance(error, VplError) else f"{kind.__name__}: {error}"
+            self._log.emit(log.makeRecord(log.name, logging.ERROR, "", 0, f"ended by {words}", (), None))
         self.close()
 
     def close(self) -> None:
@@ -166,6 +176,7 @@ class RunFolder:
             storage.write_text_atomic(path, text)
         if first:
             self._log.open(self.folder / "log.txt")
+            self._started = time.perf_counter() - self.began
         self._settled = True
 
     def _reasons(self) -> dict[str, str]:
@@ -213,6 +224,16 @@ class RunFolder:
             noted["busy"] = dict(busy or {})
         stages[stage] = noted
         self.note(stages=stages)
+        self._timed += seconds
+        log.info("%s: %.1f s", stage, seconds)
+
+    def _note_rest_of_time(self) -> None:
+        """What no stage has counted of the wall clock of a command that has worked: its start, and what lay between."""
+        if not self._timed and "other" in self.record().get("stages", {}):
+            return
+        elapsed, timed = time.perf_counter() - self.began, self._timed
+        self.note_stage("start", self._started, 0)
+        self.note_stage("other", max(elapsed - self._started - timed, 0.0), 0)
 
     def _read_failures(self) -> None:
         """Photographs that failed, from the state; truth masks that did, from run.json."""

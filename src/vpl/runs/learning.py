@@ -52,7 +52,7 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
 
         tags = [run.classes.numbers(sample.tags) for sample in samples]
         scale, settings = run.clip.logit_scale, run.config.prototypes
-        lesson = learn(survey, tags, text, scale, len(run.classes), settings, clock, run.clip.device)
+        lesson = learn(survey, tags, text, scale, len(run.classes), settings, clock, run.clip.device, run.progress)
         _warn_about_tags(run, lesson.tag_ranks)
         vision, facts = lesson.vision, _facts(run, lesson)
     now = run.plan(["prototypes"]).fingerprints["prototypes"]  # photographs may have failed

@@ -98,6 +98,7 @@ class Opened(RunFolder):
             super().close()
 
     def _note_rest(self) -> None:
+        self._note_rest_of_time()
         self.note_failures()
         if self._contents is not None and self._dataset is not None:
             self._contents.close(inventory.files_of([*self._dataset.samples, *(self._held_out or ())]))
@@ -169,6 +170,8 @@ class Opened(RunFolder):
                 "%s was begun under other versions (%s): what is made from here on may differ in its last bits from "
                 "what is there.", self.folder, "; ".join(other),
             )  # fmt: skip
+        told = ", ".join(f"{name} {one}" for name, one in own.items())
+        log.info("versions: %s; device %s; CLIP %s (%s)", told, clip.device, clip.name, clip.weights_hash[:12])
         names = hashlib.sha256()
         for sample in dataset.samples:
             names.update(json.dumps([sample.id, *sample.tags]).encode())

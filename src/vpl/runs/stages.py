@@ -14,6 +14,7 @@ itself, its lock and its record `folder`'s, its files `files`'s; `stream` is the
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
@@ -26,8 +27,11 @@ from vpl.runs import checks, inventory, labelling, learning, scoring, teaching
 from vpl.runs.files import read_json
 from vpl.runs.folder import log
 from vpl.runs.opened import Opened
-from vpl.runs.plan import STAGES, WHOLE, Plan, Work
+from vpl.runs.plan import EXPORTS, STAGES, WHOLE, Plan, Work
 from vpl.runs.records import read_evaluations
+
+TIMED = {"scores": "evaluate masks", "signs": "signs", "report": "report"} | {to: f"export {to}" for to in EXPORTS}
+"""Stages whose time is noted here -> their names in run.json; the others note theirs with its parts."""
 
 
 class Run(Opened):
@@ -67,11 +71,14 @@ class Run(Opened):
             if work is None or stage == "regions" or (stage == "scores" and self.unscored):
                 continue
             self.state.remember(plan.settings)
+            start = time.perf_counter()
             if stage in own:
                 self._make(own[stage], plan, work)
             else:
                 with self.state.making(stage, work.wanted[WHOLE]):
                     self.makers[stage](self)
+            if stage in TIMED:
+                self.note_stage(TIMED[stage], time.perf_counter() - start, len(self.usable(plan)))
             self.note_failures()
             plan = self.plan(targets, never)  # photographs may have failed
         self._drop_outdated(plan)
@@ -104,7 +111,7 @@ class Run(Opened):
         if not self.leads:
             return
         noted, usable = self.record().get("stages", {}), len(self.usable(plan))
-        words = {"prototypes": "prototypes", "masks": "pseudo-masks", "network": "train"}
+        words = TIMED | {"prototypes": "prototypes", "masks": "pseudo-masks", "network": "train"}
         words |= {"network scores": "evaluate network"} | ({} if "masks" in plan.stages else {"maps": "seeds"})
         for stage, name in words.items():
             if stage in plan.stages and stage in self.state.records and name not in noted:
