@@ -245,7 +245,7 @@ def test_a_reader_that_has_gone_stops_nothing(tmp_path):
 
 
 def test_a_mistake_of_our_own_keeps_its_traceback_and_has_a_status_of_its_own(monkeypatch, capsys):
-    def broken(given):
+    def broken(*given):
         raise ZeroDivisionError("ours")
 
     monkeypatch.setattr(commands, "run", broken)
@@ -256,7 +256,7 @@ def test_a_mistake_of_our_own_keeps_its_traceback_and_has_a_status_of_its_own(mo
 
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_an_interruption_is_told_however_it_arrives(monkeypatch, capsys, wrapped):
-    def stopped(given):
+    def stopped(*given):
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt as error:

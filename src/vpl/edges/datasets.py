@@ -96,7 +96,7 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     """
     storage.check(data.images, f"{data.name}.images")
     images = _image_folder(data)
-    masks = existing_folder(data.masks, "data.masks") if data.masks else None
+    masks = existing_folder(data.masks, f"{data.name}.masks") if data.masks else None
     known = classes or _named_classes(data.classes)
     speller = tags.Speller(known, _aliases(data.aliases))
     source = Source(data, images, speller)
@@ -318,10 +318,10 @@ def _named_classes(name: str) -> ClassSet | None:
 def _image_folder(data: DataConfig) -> Path | str:
     """The folder of images. Behind a URL nothing is listed, so that a hundred million images cost no listing."""
     if not storage.is_url(data.images):
-        return existing_folder(data.images, "data.images")
+        return existing_folder(data.images, f"{data.name}.images")
     if data.format not in ("folder", "coco"):
         raise DataError(
-            f"data.images is the URL {data.images} and data.format is {data.format}, which lists folders; "
-            "expected a local folder, or format folder (a CSV or JSONL of tags) or coco."
+            f"{data.name}.images is the URL {data.images} and {data.name}.format is {data.format}, which lists "
+            "folders; expected a local folder, or format folder (a CSV or JSONL of tags) or coco."
         )
     return data.images

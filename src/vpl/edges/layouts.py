@@ -99,7 +99,9 @@ class Listing:
 def tag_file(source: Source) -> Listing:
     """A folder of images and one file that says what is on each."""
     kinds = ", ".join(TAG_FILES)
-    path = existing_file(source.data.tags, "data.tags", f"a CSV or JSONL of tags (or another of {kinds})")
+    path = existing_file(
+        source.data.tags, f"{source.data.name}.tags", f"a CSV or JSONL of tags (or another of {kinds})"
+    )
     read = TAG_FILES.get(path.suffix.lower())
     if read is None:
         raise DataError(f"the tag file {path} ends with {path.suffix!r}; expected one of {kinds}.")
@@ -458,8 +460,8 @@ def voc(source: Source) -> Listing:
     if listed is None:
         there = [one for one in VOC_SPLITS if any((folder / f"{one}.txt").is_file() for folder in lists)]
         raise DataError(
-            f"data.split is {shown(split)}, and {root} has no list ImageSets/Segmentation/<split>.txt of that name; "
-            f"expected one of {', '.join(VOC_SPLITS)} (here: {', '.join(there) or 'none'})."
+            f"{source.data.name}.split is {shown(split)}, and {root} has no list ImageSets/Segmentation/<split>.txt of "
+            f"that name; expected one of {', '.join(VOC_SPLITS)} (here: {', '.join(there) or 'none'})."
         )
     augmented = split == "train_aug" and (root / "SegmentationClassAug").is_dir()
     masks = "SegmentationClassAug" if augmented else "SegmentationClass"
@@ -541,7 +543,7 @@ _COCO_KEYS = ("images", "annotations", "categories", "id", "name", "file_name", 
 
 def coco(source: Source) -> Listing:
     """COCO's instances JSON. Classes are numbered as its categories are: by their ids."""
-    path = existing_file(source.data.tags, "data.tags", "COCO's instances JSON")
+    path = existing_file(source.data.tags, f"{source.data.name}.tags", "COCO's instances JSON")
     tree, problems = _coco_tree(path), source.problems
     names: dict[int | str, str] = {}
     for _, entry in _entries(tree, "categories", ("id", "name"), path, problems):
