@@ -51,3 +51,16 @@ def test_projection_keeps_a_plane_whole():
     spans = np.linalg.norm(flat[0][:, None] - flat[0][None], axis=-1)
     assert np.allclose(np.linalg.norm(planes[0][:, None] - planes[0][None], axis=-1), spans)
     assert modality.project([np.ones((1, 3)), np.ones((2, 3))])[0][1].tolist() == [[0, 0], [0, 0]]
+
+
+def test_regions_lie_where_a_run_writes_them(tmp_path):
+    """One file a photograph, of the last round alone."""
+    run = make_run(tmp_path)
+    old = modality.gap(run)
+    for path in sorted((run / "regions").glob("round*.safetensors")):
+        turn, batch = path.stem.split("-")
+        place = run / "regions" / turn / "day1" / f"{batch}.st"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(place)
+    new = modality.gap(run)
+    assert old is not None and new == old and new.points

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 
+import pytest
+
 from vpl.config import preset
+from vpl.errors import RunError
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
@@ -25,3 +29,60 @@ def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path, caplog):
         run.labels()
     assert "was begun under other versions (torch 1.0, now 2" in caplog.text
     assert json.loads(path.read_text())["versions"]["torch"] != "1.0"
+
+
+def files_of(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for kind in ("regions", "seeds", "labels")
+        for path in sorted((folder / kind).rglob("*"))
+        if path.is_file()
+    } | {"prototypes": (folder / "prototypes.safetensors").read_bytes()}
+
+
+@pytest.mark.parametrize("words", ["regions", "pseudo-masks"])
+def test_a_share_that_vanishes_stops_the_run_which_goes_on_to_the_same_bytes(tmp_path, words):
+    tree = write_tree(tmp_path / "scenes", {"train": 12}, size=32)
+    images, away = tree / "images" / "train", tmp_path / "away"
+    places = {"data.images": str(images), "data.tags": str(tree / "train.csv"), "crf.rounds": 1, "clip.batch": 1}
+    config = preset("scenes").with_values(places)
+    with Run(tmp_path / "quiet", config) as run:
+        run.labels()
+
+    def unmounted(items, total, now):
+        for number, item in enumerate(items):
+            if now == words and number == 2:
+                images.rename(away)
+            yield item
+
+    with Run(tmp_path / "run", config, progress=unmounted) as run, pytest.raises(RunError, match="has vanished"):
+        run.labels()
+    away.rename(images)
+    with Run(tmp_path / "run", config) as run:
+        run.labels()
+        assert not run.failures
+    assert files_of(tmp_path / "run") == files_of(tmp_path / "quiet")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["failures"] == []
+
+
+def test_a_machine_at_its_end_is_no_bad_photograph(tmp_path, monkeypatch):
+    """No memory, or a disk that answers with an error: the run stops, and no photograph is skipped for it."""
+    from vpl.edges import images
+
+    tree = write_tree(tmp_path / "scenes", {"train": 3}, size=32)
+    places = {"data.images": str(tree / "images" / "train"), "data.tags": str(tree / "train.csv"), "crf.rounds": 1}
+    faults = {"not enough memory": MemoryError(), "can't be read now": OSError(errno.EIO, "Input/output error")}
+    for words, error in faults.items():
+
+        def failing(*given, error=error):
+            raise error
+
+        monkeypatch.setattr(images, "_decoded", failing)
+        with Run(tmp_path / "run", preset("scenes").with_values(places)) as run:
+            with pytest.raises(RunError, match=words):
+                run.labels()
+            assert not run.failures
+        monkeypatch.undo()
+    with Run(tmp_path / "run", preset("scenes").with_values(places)) as run:
+        run.labels()
+        assert not run.failures and len(list((tmp_path / "run" / "labels").iterdir())) == 3

@@ -24,6 +24,7 @@ from vpl.runs.records import LEARNING_FILE, is_number, read_learning
 from vpl.sampling import evenly
 
 MOST_POINTS = 1200  # regions drawn in the modality gap
+MOST_FILES = 2000  # photographs whose regions are read for it
 
 _PAIRS = (("before", "after"), ("text", "vision"))
 _GAP_WORDS = {
@@ -154,14 +155,17 @@ def _tensors(path: Path) -> tuple[dict[str, np.ndarray], dict]:
     return tensors, read_facts(path)
 
 
+def _files(folder: Path) -> list[Path]:
+    """The files of the last round: roundN/PHOTOGRAPH.st; vpl 0.1 wrote roundN-BATCH.safetensors."""
+    found = [*folder.glob("round*/**/*.st"), *folder.glob("round*-*.safetensors")]
+    number = {path: int("0" + re.sub(r"\D", "", path.relative_to(folder).parts[0].partition("-")[0])) for path in found}
+    return sorted(path for path in found if number[path] == max(number.values()))
+
+
 def _regions(run: Path) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Embeddings (n, D) and class numbers (n,) of the last round's files, in their order."""
     embeddings, labels = [], []
-    files = sorted((run / "regions").glob("*.safetensors"))
-    rounds = [int("0" + re.sub(r"\D", "", file.name.partition("-")[0])) for file in files]
-    for path, number in zip(files, rounds, strict=True):
-        if number < max(rounds):
-            continue
+    for path in evenly(_files(run / "regions"), MOST_FILES):
         part, _ = _tensors(path)
         if not {"embeddings", "class"} <= part.keys() or len(part["embeddings"]) != len(part["class"]):
             raise damaged(path, "it has no 'embeddings' and 'class' of one length")
