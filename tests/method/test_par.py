@@ -82,3 +82,5 @@ def test_all_neighbours_at_once_is_the_same():
     images, masks = (torch.rand(2, 3, 9, 7, generator=generator) for _ in range(2))
     ours = par(images, masks, rounds=3, dilations=(1, 3, 12))
     torch.testing.assert_close(par_at_once(images, masks, 3, (1, 3, 12)), ours)
+    plain = torch.full((2, 3, 9, 7), 0.3)
+    torch.testing.assert_close(par_at_once(plain, masks, 3, (1, 3)), par(plain, masks, 3, (1, 3)))

@@ -77,9 +77,11 @@ def par_at_once(
     place: float = PAR_PLACE,
 ) -> Float[Tensor, "N K H W"]:
     """`par` with all neighbours in memory: few operations, as an exported graph wants them."""
-    near = _shifted(images, dilations)
-    scale = 1 / (near.std(dim=0) + _EPS) / colour
-    weights = (-((near - images) * scale).square().mean(2, keepdim=True)).softmax(0)
+    apart = _shifted(images, dilations) - images
+    square = (apart - apart.mean(dim=0)).square().sum(dim=0)
+    deviation = (square / (len(apart) - 1)).sqrt().clamp(min=_EPS)  # exporters take x + 1e-8 for x
+    scale = 1 / deviation / colour
+    weights = (-(apart * scale).square().mean(2, keepdim=True)).softmax(0)
     kernel = weights + place * _nearness(dilations, colour).to(weights)[:, None, None, None, None]
     for _ in range(rounds):
         masks = (kernel * _shifted(masks, dilations)).sum(dim=0)
