@@ -109,6 +109,19 @@ def test_confidence_is_the_lowest_that_agrees(bench, monkeypatch):
         assert tune._choose_confidence(bench, preset("scenes")).value == value
 
 
+@pytest.mark.parametrize("values", [{}, {"looks.makers": ("gradcam", "sclip"), "par.rounds": 2}], ids=str)
+def test_what_is_kept_is_what_the_pseudo_masks_keep(bench, values):
+    config = preset("scenes").with_values(values | {"labels.confidence": 0.8})
+    kept, _ = tune.agreement_by_confidence(bench, config, (0.8,))
+    masks = np.stack(bench.masks(config, ("labels",))["labels"])
+    assert kept[0.8] == pytest.approx((masks != 255).mean())
+
+
+def test_votes_have_exponents_of_their_own(bench):
+    values = {"prototypes.kind": "text", "refine.box": False, "crf.enabled": False, "looks.makers": ("sclip",)}
+    assert not tune.choose(bench, preset("scenes").with_values(values), score=lambda *_: np.ones(4)).choices
+
+
 @pytest.mark.slow
 def test_a_run_is_tuned_with_masks_that_can_not_be_read(tree, tmp_path, monkeypatch, few_looks):
     """Tuning and everything else but evaluation runs where no mask can be read."""

@@ -285,9 +285,16 @@ class Bench:
             made |= {name: one for name, one in (("crf", likely), ("labels", sure)) if name in stages}
         return {name: made[name] for name in stages}
 
-    def votes(self, config: Config) -> tuple[tuple[Float[Tensor, "_ _ _"], ...], ...]:
-        """What each look says of each image, see `looks.votes`; made as a run makes it, from the same batches."""
-        vision, text = None if config.prototypes.kind == "text" else self.table(config)[0], self.text(config)
+    def votes(
+        self, config: Config, table: Float[Tensor, "P D"] | None = None
+    ) -> tuple[tuple[Float[Tensor, "_ _ _"], ...], ...]:
+        """What each look says of each image, see `looks.votes`; made as a run makes it, from the same batches.
+
+        Args:
+            table: prototypes for GradCAM that were learned elsewhere.
+        """
+        own, text = self.table(config)[0] if table is None else table, self.text(config)
+        vision = None if config.prototypes.kind == "text" else own
 
         def make(members: tuple[int, ...], features: Features) -> list[tuple[Tensor, ...]]:
             views = [self.views[number] for number in members]

@@ -30,6 +30,7 @@ VALUES: dict[str, object] = {
     "looks.scales": (0.75, 1.0, 1.25, 1.5),
     "looks.flip": True,
     "looks.exponents": (1.0, 1.5, 2.0, 3.0),
+    "par.rounds": 0,
     "crf.mode": "fast",
 }
 """Its values of what is tuned, so that its opinion does not depend on the setting that it judges, and its looks."""

@@ -24,8 +24,8 @@ from vpl.config import TUNE_IMAGES, Config
 from vpl.errors import RunError, VplError
 from vpl.judge import committee
 from vpl.judge.bench import Bench
-from vpl.method import crf
-from vpl.method.masks import label_map
+from vpl.method.looks import votes
+from vpl.method.masks import label_scores, probabilities
 from vpl.method.views import View
 from vpl.progress import Progress, silent
 from vpl.runs.files import write_json
@@ -121,6 +121,8 @@ def _matters(key: str, config: Config) -> bool:
     """Whether a value changes anything under this configuration."""
     if key.startswith("prototypes."):
         return config.prototypes.kind == "vision"
+    if key == "labels.background_exponent" and config.looks.vote:
+        return False  # votes have exponents of their own
     return not key.startswith("refine.") or (config.refine.enabled and config.refine.box)
 
 
@@ -159,24 +161,32 @@ def agreement_by_confidence(
 ) -> tuple[dict[float, float], dict[float, float]]:
     """By confidence: the share of the pixels that are kept, and how many of these keep their label when mirrored."""
     other = bench.mirrored()
-    maps = with_same_prototypes(bench, other, config, config)
+    said: Sequence[tuple[Tensor, ...]]
+    if config.looks.vote:
+        said, maps = bench.votes(config), other.votes(config, bench.table(config)[0])
+    else:
+        same = with_same_prototypes(bench, other, config, config)
+        said, maps = [(one,) for one in bench.refined(config)], tuple((one,) for one in same)
     counts = {one: np.zeros(3) for one in values}
-    for number, cam in enumerate(bench.refined(config)):
-        sure, label = _probabilities(cam, bench.views[number], config)
+    for number, one in enumerate(said):
+        sure, label = _probabilities(one, bench.views[number], config)
         _, second = _probabilities(maps[number], other.views[number], config)
         agreed = label == second.flip(1)
-        for one, count in counts.items():
-            keep = sure >= one
+        for confidence, count in counts.items():
+            keep = sure >= confidence
             count += [keep.sum().item(), (keep & agreed).sum().item(), keep.numel()]
     kept = {one: count[0] / count[2] for one, count in counts.items()}
-    same = {one: count[1] / count[0] if count[0] else 1.0 for one, count in counts.items()}
-    return kept, same
+    stay = {one: count[1] / count[0] if count[0] else 1.0 for one, count in counts.items()}
+    return kept, stay
 
 
-def _probabilities(cam: Tensor, view: View, config: Config) -> tuple[Tensor, Tensor]:
-    """Probability and place of the most probable label after the CRF, (H, W)."""
-    _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
-    sure, label = crf.dense_crfs([view.image], [scores], config.crf)[0].max(dim=0)
+def _probabilities(said: tuple[Tensor, ...], view: View, config: Config) -> tuple[Tensor, Tensor]:
+    """Probability and place of the most probable label after PAR and CRF, (H, W), of what one look or several say."""
+    if config.looks.vote:
+        scores = votes(said, len(view.tags), view.image.shape[:2], config.looks)
+    else:
+        scores = label_scores(said[0].cpu(), view, config.labels.background_exponent)
+    sure, label = probabilities([scores], [view], config)[0].max(dim=0)
     return sure, label
 
 

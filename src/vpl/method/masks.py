@@ -58,19 +58,24 @@ def pseudo_masks(
     scores: Sequence[Float[Tensor, "_ _ _"]], views: Sequence[View], config: Config
 ) -> list[tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "_ _"]]]:
     """`pseudo_mask` of each view; on a GPU, the CRFs of all are computed together."""
-    if config.par.rounds:
-        scores = [_following(one, view, config.par.rounds) for one, view in zip(scores, views, strict=True)]
-    if config.crf.enabled:
-        found = crf.dense_crfs([view.image for view in views], scores, config.crf)
-    else:
-        found = [one / one.sum(dim=0, keepdim=True).clamp(min=1e-12) for one in scores]
     masks = []
-    for probabilities, view in zip(found, views, strict=True):
-        confidence, best = probabilities.max(dim=0)
+    for one, view in zip(probabilities(scores, views, config), views, strict=True):
+        confidence, best = one.max(dim=0)
         likely = _values(view)[best.cpu().numpy()]
         sure = (confidence >= config.labels.confidence).cpu().numpy()
         masks.append((_at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)))
     return masks
+
+
+def probabilities(
+    scores: Sequence[Float[Tensor, "_ _ _"]], views: Sequence[View], config: Config
+) -> list[Float[Tensor, "_ _ _"]]:
+    """Of [background; tags] at the size of each view, after PAR and the CRF where they are on."""
+    if config.par.rounds:
+        scores = [_following(one, view, config.par.rounds) for one, view in zip(scores, views, strict=True)]
+    if config.crf.enabled:
+        return crf.dense_crfs([view.image for view in views], scores, config.crf)
+    return [one / one.sum(dim=0, keepdim=True).clamp(min=1e-12) for one in scores]
 
 
 def _following(scores: Float[Tensor, "S H W"], view: View, rounds: int) -> Float[Tensor, "S H W"]:
