@@ -20,7 +20,7 @@ SIGNATURES = {
     "compare": "(runs, out='compare.html')",
     "dense_crf": "(image, probabilities, *, rounds=10, gaussian_sigma=1.0, gaussian_weight=3.0, bilateral_sigma=67.0, "
     "bilateral_color=3.0, bilateral_weight=4.0, mode='exact')",
-    "export": "(run, to, out=None, *, clip=None, progress=...)",
+    "export": "(run, to, out=None, *, what=None, clip=None, progress=...)",
     "load": "(path, clip=None, device='auto')",
     "open_dataset": "(data, classes=None)",
     "predict": "(model, images, *, protocol=None, probabilities=..., clip=None, device='auto', progress=...)",
@@ -34,6 +34,7 @@ SIGNATURES = {
     "Config": "(seed=0, data=..., validation=..., clip=..., prompts=..., seeds=..., prototypes=..., refine=..., "
     "looks=..., par=..., crf=..., labels=..., decoder=..., rsc=..., train=..., predict=...)",
     "FrozenClip": "(weights, architecture, name, tokenizer=None, mean=..., std=..., said=None)",
+    "MaskDataset": "(run, transform=None)",
     "Run": "(folder, config, *, device='auto', image_workers=None, progress=..., relearn=..., makers=None)",
     "VPL": "(clip='', classes=None, *, config=None, device='auto', workers=None)",
     "Sample": "(id, image, tags, mask, values=None)",

@@ -21,7 +21,7 @@ ROWS = (
     ("runs",),
     ("pages", "exports"),
     ("judge",),
-    ("build", "demo", "notebook", "cli", "__main__"),
+    ("build", "app", "demo", "notebook", "cli", "__main__"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 FILES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vpl.config import Config, preset
     from vpl.edges.datasets import Sample, open_dataset
     from vpl.errors import VplError
+    from vpl.exports.dataset import MaskDataset
     from vpl.exports.export import export
     from vpl.judge.tune import tune
     from vpl.method.crf import dense_crf
@@ -47,6 +48,7 @@ __all__ = [
     "ClassSet",
     "Config",
     "FrozenClip",
+    "MaskDataset",
     "Run",
     "Sample",
     "VplError",
@@ -69,6 +71,7 @@ _HOMES = {
     "ClassSet": "classes",
     "Config": "config",
     "FrozenClip": "clip.model",
+    "MaskDataset": "exports.dataset",
     "Run": "runs.stages",
     "Sample": "edges.datasets",
     "VplError": "errors",

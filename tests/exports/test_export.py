@@ -31,7 +31,7 @@ from vpl.config import Config
 from vpl.edges.datasets import open_dataset
 from vpl.edges.images import read_image, read_mask, write_mask
 from vpl.edges.outputs import Made
-from vpl.errors import DataError, RunError
+from vpl.errors import ConfigError, DataError, RunError
 from vpl.exports import WAYS, coco, voc
 from vpl.exports import export as exports
 from vpl.exports.labelled import Labelled, distinct_palette, label_map
@@ -497,3 +497,37 @@ def test_every_way_is_a_module_and_every_plan_of_a_run_knows_it():
     for name, takes in WAYS.items():
         assert callable(getattr(import_module(f"vpl.exports.{name}"), "Writer" if takes == "masks" else "write"))
     assert set(plan.EXPORTS) == set(WAYS)
+
+
+def test_predictions_of_a_run_and_of_new_photographs_leave_too(tmp_path, tiny_clip):
+    import training_case as case
+    from vpl.network import delivery, predict
+
+    (tmp_path / "items").mkdir()
+    items = case.make_items(tmp_path / "items")
+    list(case.fit(tiny_clip, items, tmp_path / "run", train__steps=2, rsc__weight=0.0))
+    predictor = predict.load(tmp_path / "run", tiny_clip)
+    photos = tmp_path / "photos"
+    for name in ("a.png", "day/b.png"):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 30, 3)).astype(np.uint8)).save(photos / name)
+    assert list(delivery.deliver(predictor, photos, tmp_path / "masks")) == []
+    done = vpl.export(tmp_path / "masks", "yolo", tmp_path / "yolo")
+    assert done.images == 2 and done.failures == ()
+    found = read_mask(tmp_path / "yolo" / "masks" / "train" / "day" / "b.png")
+    assert np.array_equal(found, predictor.predict(photos / "day" / "b.png"))
+    with pytest.raises(ConfigError, match="holds predictions; pseudo-masks are exported from a run folder"):
+        vpl.export(tmp_path / "masks", "yolo", tmp_path / "other", what="masks")
+    with pytest.raises(ConfigError, match="onnx takes a run's network"):
+        vpl.export(tmp_path / "masks", "onnx", tmp_path / "other")
+    rows = ["file_name,tags", *(f"{name},{predictor.classes.names[0]}" for name in ("a.png", "day/b.png"))]
+    (tmp_path / "tags.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    config = Config().with_values({"data.images": str(photos), "data.tags": str(tmp_path / "tags.csv")})
+    (tmp_path / "run" / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    clip = Path(tiny_clip.name) if Path(tiny_clip.name).exists() else None
+    done = vpl.export(tmp_path / "run", "coco", what="predictions", clip=clip)
+    assert done.images == 2 and done.failures == ()
+    assert np.array_equal(
+        read_mask(tmp_path / "run" / "predicted" / "a.png"),
+        predictor.predict(photos / "a.png", protocol=predictor.full),
+    )

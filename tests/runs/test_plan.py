@@ -11,6 +11,7 @@ from vpl.config import Config
 from vpl.runs.plan import (
     EXPORTS,
     FREE,
+    MASK_EXPORTS,
     PLACES,
     STAGES,
     VIRTUAL,
@@ -81,7 +82,7 @@ def another(key: str) -> object:
 # Which stages a value redoes, written down by hand: the oracle of the table.
 SHOWN = {"report"}
 AFTER_NETWORK = {"network", "network scores", "signs", "onnx", "hf"} | SHOWN
-AFTER_MASKS = {"masks", "scores", "voc", "coco", "cvat", "yolo"} | AFTER_NETWORK
+AFTER_MASKS = {"masks", "scores", *MASK_EXPORTS} | AFTER_NETWORK
 AFTER_MAPS = {"maps"} | AFTER_MASKS
 ALL = {"regions", "prototypes"} | AFTER_MAPS
 REDONE = {
@@ -162,7 +163,7 @@ def test_nothing_changed_is_nothing_to_do():
 
 # ----------------------------------------------------------------------------------------------------------- the inputs
 WITH_ONE = {"maps": {"d"}, "masks": {"d"}}
-OF_ALL = {"scores", "signs", "report", "voc", "coco", "cvat", "yolo"}
+OF_ALL = {"scores", "signs", "report", *MASK_EXPORTS}
 
 
 def changed(**fields) -> Asked:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import shlex
 import sys
@@ -235,6 +236,18 @@ def _clean(given: argparse.Namespace) -> int:
     return 0
 
 
+def _app(given: argparse.Namespace) -> int:
+    from vpl.app.room import Room
+    from vpl.app.server import Server
+
+    with Server(Room(given.folder, given.device), given.port) as server:
+        print(f"review of {given.folder}: {server.address}\nonly this machine can open it; Ctrl-C ends it.", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    print(f"what was decided is in {given.folder / 'review.csv'}; vpl run {given.folder} goes on from there.")
+    return 0
+
+
 def _report(given: argparse.Namespace) -> int:
     from vpl.pages import report
 
@@ -245,7 +258,7 @@ def _report(given: argparse.Namespace) -> int:
 def _export(given: argparse.Namespace) -> int:
     from vpl.exports import export as exports
 
-    made = exports.export(given.folder, given.to, given.out, clip=given.clip, progress=bar)
+    made = exports.export(given.folder, given.to, given.out, what=given.what, clip=given.clip, progress=bar)
     for failure in made.failures:
         print(f"skipped {failure.id}: {failure.reason}", file=sys.stderr)
     what = f"{count_of(made.images, 'image')} with masks" if made.images else "network"
@@ -316,6 +329,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "config": _print_config,
     "clean": _clean,
     "predict": _predict,
+    "app": _app,
     "report": _report,
     "compare": _compare,
     "export": _export,

@@ -96,6 +96,10 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "masks of new photographs, without tags",
             "vpl predict runs/mine --images more-photos --out masks --overlays",
         ),
+        "app": (
+            "a local page to look through a run's masks: accept, reject, correct tags, paint",
+            "vpl app runs/mine",
+        ),
         "report": ("one self-contained HTML page about a run", "vpl report runs/mine"),
         "compare": ("several runs in one table and one self-contained page", "vpl compare runs/mine runs/other"),
         "export": (
@@ -130,7 +134,7 @@ def parser() -> argparse.ArgumentParser:
     commands = whole.add_subparsers(prog="vpl", metavar="COMMAND", required=True, dest="name", help=argparse.SUPPRESS)
     makers: dict[str, Callable[[argparse.ArgumentParser], None]] = {
         "tune": _tune, "config": _config, "clean": _folder, "predict": _predict, "report": _folder,
-        "compare": _compare, "export": _export, "demo": _demo, "scenes": _scenes, "ablate": _ablate,
+        "app": _app, "compare": _compare, "export": _export, "demo": _demo, "scenes": _scenes, "ablate": _ablate,
     }  # fmt: skip
     for group in GROUPS.values():
         for name, (words, example) in group.items():
@@ -224,13 +228,26 @@ def _predict(one: argparse.ArgumentParser) -> None:
     _device_flag(one)
 
 
+def _app(one: argparse.ArgumentParser) -> None:
+    _run_folder(one, "a run folder with pseudo-masks")
+    one.add_argument(
+        "--port", type=_whole("--port", 0, 65535), default=0, metavar="N",
+        help=_default("where on 127.0.0.1 it listens; 0: any that is free", 0),
+    )  # fmt: skip
+    _device_flag(one)
+
+
 def _compare(one: argparse.ArgumentParser) -> None:
     one.add_argument("folders", type=Path, nargs="+", metavar="RUN", help="at least two run folders")
     _out(one, "compare.html", "FILE", "the page")
 
 
 def _export(one: argparse.ArgumentParser) -> None:
-    _run_folder(one, "a run folder")
+    one.add_argument("folder", type=Path, metavar="MASKS|RUN", help="a run folder, or masks that vpl predict made")
+    one.add_argument(
+        "--what", choices=("masks", "predictions"),
+        help="a run's pseudo-masks, or what its network says of the same photographs (default: masks)",
+    )  # fmt: skip
     one.add_argument("--to", required=True, choices=tuple(WAYS), help="the format: " + _ways())
     one.add_argument("--out", type=Path, metavar="DIR", help="where it goes (default: RUN/export/TO)")
     one.add_argument("--clip", metavar="CLIP", help="where the CLIP of the network lies now, if elsewhere")

@@ -25,7 +25,7 @@ import numpy as np
 
 from vpl.classes import IGNORE
 from vpl.config import DataConfig
-from vpl.edges import onehot
+from vpl.edges import onehot, toolfiles
 from vpl.edges.names import IMAGE_SUFFIXES, existing_file, inside, listing, located, shown
 from vpl.edges.tags import Speller, each_once, split_fields
 from vpl.errors import ConfigError, DataError
@@ -292,12 +292,27 @@ def json_list(path: Path, source: Source) -> Listing:
     tree = _json(path, "a list of objects with file_name and tags")
     if isinstance(tree, dict) and {"images", "annotations", "categories"} <= set(tree):
         raise DataError(f"{path} is in COCO's format; say --format coco.")
+    found = toolfiles.rows_of(tree, source.speller.known)
+    if found is not None:
+        source.notes.append(f"{path.name}: tags are read from a labelling tool's export.")
+        return Listing(_objects(path, toolfiles.named(found, path.name), source))
     if isinstance(tree, dict):
         rows = [(f"{path.name}: {shown(name)}", {"file_name": name, "tags": tags}) for name, tags in tree.items()]
         return Listing(_objects(path, rows, source))
     if not isinstance(tree, list):
         raise DataError(f"{path} is no list; expected objects with file_name and tags, or names and their tags.")
     return Listing(_objects(path, ((f"{path.name}: [{n}]", row) for n, row in enumerate(tree)), source))
+
+
+def cvat_xml(path: Path, source: Source) -> Listing:
+    """CVAT's "CVAT for images 1.1"."""
+    try:
+        if path.stat().st_size > MOST_JSON_BYTES:
+            raise DataError(f"it has more than {MOST_JSON_BYTES} bytes; split it.")
+        rows = toolfiles.cvat_rows(path.read_bytes())
+    except (OSError, DataError) as error:
+        raise DataError(f"the tag file {path} can't be used: {error}") from error
+    return Listing(_objects(path, toolfiles.named(rows, path.name), source))
 
 
 def _objects(path: Path, objects: Iterable[tuple[str, object]], source: Source) -> Iterator[Row]:
@@ -416,6 +431,7 @@ TAG_FILES: dict[str, Callable[[Path, Source], Listing]] = {
     ".txt": table,
     ".jsonl": jsonl,
     ".json": json_list,
+    ".xml": cvat_xml,
     ".npy": one_hot_file,
 }
 """Suffix of a tag file -> its reader."""

@@ -67,7 +67,8 @@ def read(given: object, without: Iterable[Path] = ()) -> Sources:
     """All pictures that are meant, each name once.
 
     Args:
-        given: a path, a pattern, a URL, a picture in memory, or several of them; see the table above.
+        given: a path, a pattern, a URL, a picture in memory, or several of them; see the table above. `Found`s are
+            taken as they are.
         without: folders that are not looked into: where results go.
 
     Raises:
@@ -100,6 +101,8 @@ def read(given: object, without: Iterable[Path] = ()) -> Sources:
 
 
 def _one(given: object, number: int, passed: set[Path]) -> Sources:
+    if isinstance(given, Found):
+        return Sources((given,), (), (given.image.parent,) if isinstance(given.image, Path) else ())
     if isinstance(given, (Image.Image, np.ndarray)):
         return Sources((Found(str(number), given, f"image {number}"),), ())
     if not isinstance(given, (str, Path)):

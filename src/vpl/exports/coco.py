@@ -7,6 +7,7 @@ has it. COCO has no word for label 255: those pixels are in no annotation, and i
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +47,16 @@ class Writer:
             if label == IGNORE:
                 entry["ignored"] = rle(where)
             elif label:
-                top, left, bottom, right = box(where)
-                self._annotations.append({
-                    "id": len(self._annotations) + 1,
-                    "image_id": number,
-                    "category_id": label,
-                    "segmentation": rle(where),
-                    "area": int(where.sum()),
-                    "bbox": [left, top, right - left, bottom - top],
-                    "iscrowd": 0,
-                })  # fmt: skip
+                for shape in self._shapes(where):
+                    ids = {"id": len(self._annotations) + 1, "image_id": number, "category_id": label}
+                    self._annotations.append(ids | shape | {"iscrowd": 0})
         self._images.append(entry)
+
+    def _shapes(self, where: Bool[np.ndarray, "H W"]) -> Iterator[dict[str, Any]]:
+        """What a class's pixels become."""
+        top, left, bottom, right = box(where)
+        bounds = [left, top, right - left, bottom - top]
+        yield {"segmentation": rle(where), "area": int(where.sum()), "bbox": bounds}
 
     def close(self) -> None:
         categories = [

@@ -14,19 +14,19 @@ import importlib
 import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpl import __version__
 from vpl.classes import ClassSet
 from vpl.config import Config
-from vpl.edges import locks, outputs, storage
+from vpl.edges import locks, outputs, sources, storage
 from vpl.edges.outputs import Made
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.exports import WAYS
 from vpl.exports.labelled import Writer, local, place_of, read_labelled
-from vpl.network import predict
+from vpl.network import delivery, predict
 from vpl.network.card import Card
 from vpl.network.student import STUDENT_PREFIX
 from vpl.progress import Progress, silent
@@ -34,8 +34,11 @@ from vpl.runs.files import read_facts
 from vpl.runs.folder import Failure
 from vpl.runs.opened import dataset_of
 from vpl.runs.records import read_evaluations
+from vpl.runs.review import reviewed, taught
 
 MARK = "vpl-export.json"
+PREDICTED = "predicted"
+"""Folder of a run for what its network says of its own photographs."""
 UNFINISHED, REPLACED = ".vpl-export", ".vpl-export-old"
 """Ends of names beside an output folder while it is written. What a killed process left there is swept."""
 
@@ -54,13 +57,16 @@ def export(
     to: str,
     out: str | Path | None = None,
     *,
+    what: str | None = None,
     clip: str | Path | None = None,
     progress: Progress = silent,
 ) -> Exported:
     """Write a run's pseudo-masks or network for another tool.
 
     Args:
-        run: a run folder.
+        run: a run folder, or a folder of masks that `vpl predict` made.
+        what: "masks", the pseudo-masks of the run's photographs (default for a run); "predictions", what its network
+            says of them, made now into RUN/predicted; a folder of masks holds predictions.
         to: one of `WAYS`.
         out: the folder to write; default: `RUN/export/TO`. It is replaced when it holds an earlier export of the kind.
         clip: where the CLIP of the network lies now, if elsewhere (onnx, hf).
@@ -75,12 +81,22 @@ def export(
         raise ConfigError(f"can't export to {to!r}; expected one of {', '.join(WAYS)}.")
     run = Path(run)
     folder = (Path(out) if out is not None else run / "export" / to).absolute()
-    if not (run / "config.toml").exists():
-        raise RunError(f"{run} is no run folder (there is no config.toml); expected one that vpl run made.")
+    if what not in (None, "masks", "predictions"):
+        raise ConfigError(f"can't export {what!r}; expected masks or predictions.")
+    note = delivery.read_note(run)
+    if note is None and not (run / "config.toml").exists():
+        raise RunError(
+            f"{run} is no run folder (there is no config.toml), nor one of masks that vpl predict made; expected one."
+        )
+    if WAYS[to] == "network" and (note or what):
+        raise ConfigError(f"{to} takes a run's network; name the run folder, without --what.")
+    if note and what == "masks":
+        raise ConfigError(f"{run} holds predictions; pseudo-masks are exported from a run folder.")
     _check_free(folder, to)
-    way = importlib.import_module(f"vpl.exports.{to}")
+    way = importlib.import_module(f"vpl.exports.{to.replace('-', '_')}")
     if WAYS[to] == "masks":
-        return _written(folder, to, lambda partial: _masks(run, to, way.Writer, partial, progress))
+        material = _predicted(run, note) if note else of_run(run, what == "predictions", clip, progress)
+        return _written(folder, to, lambda partial: _masks(material, to, way.Writer, partial, progress))
     return _written(folder, to, lambda partial: _network(run, way.write, partial, clip))
 
 
@@ -163,34 +179,90 @@ def _empty(folder: Path) -> None:
             one.unlink()
 
 
-def _masks(
-    run: Path, to: str, kind: Callable[[Path, ClassSet], Writer], folder: Path, progress: Progress
-) -> tuple[int, tuple[Failure, ...]]:
-    """Every image that has a pseudo-mask."""
-    labels = run / "labels"
-    if not labels.is_dir():
+@dataclass(frozen=True)
+class Material:
+    """What an export of masks is made from.
+
+    Attributes:
+        place: what messages call it.
+        labels: the folder of masks, ID.png.
+        above: the folder of the photographs.
+        pictures: (id, photograph, tags); tags None: what the mask holds.
+        left_out: what can't be exported, and why.
+    """
+
+    place: Path
+    labels: Path
+    above: Path | str
+    classes: ClassSet
+    pictures: tuple[tuple[str, Path | str, tuple[str, ...] | None], ...]
+    left_out: tuple[Failure, ...]
+    corrected: Mapping[str, Path] = field(default_factory=dict)
+    """Masks that people painted, in the place of those in `labels`."""
+
+    def mask(self, id: str) -> Path:
+        """The mask of a photograph."""
+        return self.corrected.get(id, self.labels / f"{id}.png")
+
+
+def of_run(run: Path, predicted: bool = False, clip: str | Path | None = None, progress: Progress = silent) -> Material:
+    """A run's photographs, with its pseudo-masks or with what its network says of them."""
+    if not predicted and not (run / "labels").is_dir():
         raise RunError(f"{run} holds no pseudo-masks yet; run vpl labels first.")
     config = Config.from_toml(run / "config.toml")
-    dataset = dataset_of(config.data)
-    classes = _classes_of(run, dataset.classes)
-    writer = kind(folder, classes)
+    dataset = reviewed(dataset_of(config.data), run)
     failures = [Failure(*problem.partition(": ")[::2]) for problem in dataset.problems]
-    above, count = storage.place_of(config.data.images), 0
+    above = storage.place_of(config.data.images)
     if config.data.format == "voc" and isinstance(above, Path) and (above / "JPEGImages").is_dir():
         above = above / "JPEGImages"
-    for sample in progress(dataset.samples, len(dataset.samples), f"export to {to}"):
+    pictures = [(one.id, one.image, one.tags) for one in dataset.samples]
+    if not predicted:
+        classes, (rejected, corrected) = _classes_of(run, dataset.classes), taught(run)
+        kept = tuple(one for one in pictures if one[0] not in rejected)
+        return Material(run, run / "labels", above, classes, kept, tuple(failures), corrected)
+    predictor = predict.load(run, clip)
+    found = [sources.Found(id, image, id) for id, image, _ in pictures]
+    failures += [
+        Failure(*one) for one in delivery.deliver(predictor, found, run / PREDICTED, predictor.full, progress=progress)
+    ]
+    bad = {one.id for one in failures}
+    predicted_of: tuple[tuple[str, Path | str, None], ...] = tuple(
+        (id, image, None) for id, image, _ in pictures if id not in bad
+    )
+    return Material(run, run / PREDICTED, above, predictor.classes, predicted_of, tuple(failures))
+
+
+def _predicted(folder: Path, note: delivery.Note) -> Material:
+    """Masks that `vpl predict` made."""
+    found = [
+        (name, storage.place_of(image), None)
+        for name, image in sorted(note.photographs.items())
+        if (folder / f"{name}.png").exists()
+    ]
+    if not found:
+        raise RunError(f"{folder} holds no masks of photographs; run vpl predict first.")
+    above = Path(os.path.commonpath([Path(image).parent for _, image, _ in found]))
+    return Material(folder, folder, above, note.classes, tuple(found), ())
+
+
+def _masks(
+    given: Material, to: str, kind: Callable[[Path, ClassSet], Writer], folder: Path, progress: Progress
+) -> tuple[int, tuple[Failure, ...]]:
+    """Every image that has a mask."""
+    writer = kind(folder, given.classes)
+    failures, count = list(given.left_out), 0
+    for id, image, tags in progress(given.pictures, len(given.pictures), f"export to {to}"):
         try:
-            mask = labels / f"{sample.id}.png"
-            with local(sample.image) as source:
-                place = place_of(sample.image, above)
-                writer.add(read_labelled(sample.id, source, place, sample.tags, mask, classes))
+            mask = given.mask(id)
+            with local(image) as source:
+                writer.add(read_labelled(id, source, place_of(image, given.above), tags, mask, given.classes))
             count += 1
         except DataError as error:
-            failures.append(Failure(sample.id, str(error)))
+            failures.append(Failure(id, str(error)))
     writer.close()
     if not count:
         first = f" {failures[0].id}: {failures[0].reason}" if failures else ""
-        raise RunError(f"none of the images of {run} could be exported.{first}")
+        raise RunError(f"none of the images of {given.place} could be exported.{first}")
     return count, tuple(failures)
 
 

@@ -98,9 +98,9 @@ def place_of(image: Path | str, folder: Path | str) -> PurePosixPath:
 
 
 def read_labelled(
-    id: str, source: Path, place: PurePosixPath, tags: tuple[str, ...], mask: Path, classes: ClassSet
+    id: str, source: Path, place: PurePosixPath, tags: tuple[str, ...] | None, mask: Path, classes: ClassSet
 ) -> Labelled:
-    """A photograph with its pseudo-mask, both decoded and checked.
+    """A photograph with its pseudo-mask, both decoded and checked. Tags None: the mask's labels.
 
     Raises:
         DataError: one of the two is missing or damaged, their sizes differ, or the mask holds other labels.
@@ -116,6 +116,8 @@ def read_labelled(
     strangers = np.setdiff1d(labels, [*range(len(classes) + 1), IGNORE])
     if len(strangers):
         raise DataError(f"the pseudo-mask {mask} holds the label {strangers[0]}; expected 0 to {len(classes)} or 255.")
+    if tags is None:
+        tags = tuple(name for number, name in enumerate(classes.names, 1) if (labels == number).any())
     return Labelled(id, place, source, tags, image, labels)
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vpl.classes import ClassSet
 from vpl.edges import film, images, locks, sheet, sources, storage
 from vpl.edges.outputs import Made, check_apart
 from vpl.edges.sources import Found
@@ -34,6 +35,8 @@ from vpl.network.predict import SINGLE, Answer, Predictor, Protocol
 from vpl.progress import Progress, silent
 
 SCORES, OVERLAYS, TABLE = "scores", "overlays", "scores.csv"
+NOTE = "vpl-masks.json"
+"""Beside the masks: their classes, and the photograph of each."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +100,45 @@ def deliver(
         for name, reason in itertools.chain(meant.left_out, work.each(meant.found, progress)):
             failed, first = failed + 1, first or f"{name}: {reason}"
             yield name, reason
+        write_note(out, predictor, meant.found)
         if outputs.scores:
             _table(out, meant.found, work.made)
     if failed == len(meant.found) + len(meant.left_out):
         raise DataError(f"none of the images could be used ({failed} skipped); the first: {first}")
+
+
+def write_note(out: Path, predictor: Predictor, found: tuple[Found, ...]) -> None:
+    """Note what the masks mean and which photographs they are of; what was noted before under these classes stays."""
+    classes = predictor.classes
+    before = read_note(out)
+    there = before.photographs if before and before.classes.names == classes.names else {}
+    photographs = there | {
+        one.name: str(one.image if storage.is_url(one.image) else Path(one.image).resolve())
+        for one in found
+        if isinstance(one.image, (str, Path)) and not one.is_film
+    }
+    told = {"classes": classes.names, "colors": classes.colors, "photographs": photographs}
+    storage.write_text_atomic(out / NOTE, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a folder of masks says of itself: its classes, and name -> photograph."""
+
+    classes: ClassSet
+    photographs: dict[str, str]
+
+
+def read_note(folder: Path) -> Note | None:
+    """What `deliver` noted; None where a folder has no such note, or a damaged one."""
+    try:
+        told = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        colors = tuple(tuple(one) for one in told["colors"])
+        return Note(
+            ClassSet(tuple(told["classes"]), colors=colors), {str(k): str(v) for k, v in told["photographs"].items()}
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from vpl.runs.contents import Contents
 from vpl.runs.files import read_facts
 from vpl.runs.folder import REPLACED
 from vpl.runs.plan import EXPORTS, WHOLE, Asked, Photograph, There, digest, digest_of
+from vpl.runs.review import digest_of_teaching
 from vpl.runs.state import State
 
 SEED_MAPS = ("text", "vision", "refined")
@@ -107,6 +108,7 @@ def asked_of(
         left_out=digest_of(dataset.problems),
         exports=tuple(one for one in EXPORTS if whole_place(folder, one).exists()),
         relearn=relearn,
+        review=digest_of_teaching(folder),
     )
 
 

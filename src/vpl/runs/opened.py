@@ -28,6 +28,7 @@ from vpl.runs import inventory
 from vpl.runs.contents import Contents
 from vpl.runs.folder import RunFolder, log, versions
 from vpl.runs.plan import Plan, compare, encoding_of
+from vpl.runs.review import reviewed
 from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
 
@@ -110,7 +111,7 @@ class Opened(RunFolder):
     def dataset(self) -> Dataset:
         """The samples and classes of the run."""
         if self._dataset is None:
-            self._dataset = dataset_of(self.config.data)
+            self._dataset = reviewed(dataset_of(self.config.data), self.folder)
         return self._dataset
 
     @property

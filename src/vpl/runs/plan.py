@@ -62,6 +62,8 @@ _TRAIN = (
     "loss", "affinity", "affinity_radius", "warmup", "online_labels", "online_layers",
 )  # fmt: skip
 
+MASK_EXPORTS = ("voc", "coco", "coco-parts", "cvat", "yolo", "yolo-seg", "labelstudio", "labelstudio-parts")
+
 STAGES: dict[str, Stage] = {
     one.name: one
     for one in (
@@ -101,6 +103,7 @@ STAGES: dict[str, Stage] = {
             "network",
             "network",
             values=("seed", "decoder", "rsc", *(f"train.{name}" for name in _TRAIN)),
+            inputs=("review",),
             after=("masks", "prototypes"),
             keeps=True,
         ),
@@ -118,7 +121,7 @@ STAGES: dict[str, Stage] = {
             inputs=("truth", "left_out"),
             after=("prototypes", "masks", "network", "scores", "network scores", "signs"),
         ),
-        *(Stage(name, f"export to {name}", after=("masks",)) for name in ("voc", "coco", "cvat", "yolo")),
+        *(Stage(name, f"export to {name}", inputs=("review",), after=("masks",)) for name in MASK_EXPORTS),
         Stage("onnx", "export to onnx", after=("network",)),
         Stage("hf", "export to hf", after=("network", "network scores")),
     )
@@ -133,7 +136,7 @@ VIRTUAL = ("encoding", "text")
 """Rows without a product on disk: what they read is read by all that stands after them."""
 NEED_ALL = ("network scores", "onnx", "hf")
 """Stages that have nothing to tell of when a stage before them is left out; signs and report tell of the rest."""
-EXPORTS = ("voc", "coco", "cvat", "yolo", "onnx", "hf")
+EXPORTS = (*MASK_EXPORTS, "onnx", "hf")
 
 
 def digest(*parts: object) -> str:
@@ -169,6 +172,7 @@ class Asked:
         split: what the data's split is called in tables.
         left_out: digest of the lines of the list that could not be used.
         exports: those of `EXPORTS` that the run folder holds.
+        review: digest of what people rejected and painted (review.py); "" where nothing is.
         relearn: learn prototypes and network again, also where only photographs or tags have changed.
     """
 
@@ -182,6 +186,7 @@ class Asked:
     left_out: str = ""
     exports: tuple[str, ...] = ()
     relearn: bool = False
+    review: str = ""
 
     @cached_property
     def has_truth(self) -> bool:
@@ -332,7 +337,7 @@ def settings_of(stage: str, asked: Asked, made: Mapping[str, str]) -> dict[str, 
     for key, value in flat.items():
         if any(matches(key, row) for row in rows):
             found[key] = list(value) if isinstance(value, tuple) else value
-    found |= {name: getattr(asked, name) for name in STAGES[stage].inputs}
+    found |= {name: getattr(asked, name) for name in STAGES[stage].inputs if name != "review" or asked.review}
     for earlier in before(stage, asked.config):
         if STAGES[earlier].each or earlier in VIRTUAL:
             found |= settings_of(earlier, asked, made)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from vpl.edges.datasets import Sample
 from vpl.network import card, train
 from vpl.network.crops import Item
+from vpl.runs import review
 from vpl.runs.files import read_prototypes
 from vpl.runs.folder import REPLACED, log
 from vpl.runs.opened import Opened
@@ -44,12 +45,13 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
 
 
 def _fit(run: Opened, samples: Sequence[Sample]) -> int:
-    """Train on the pseudo-masks that are there; how many."""
-    folder = run.folder / "labels"
+    """Train on the pseudo-masks that are there, corrected ones in their place, rejected ones left out; how many."""
+    folder, (rejected, corrected) = run.folder / "labels", review.taught(run.folder)
+    masks = {sample.id: corrected.get(sample.id, folder / f"{sample.id}.png") for sample in samples}
     items = [
-        Item(sample.id, sample.image, folder / f"{sample.id}.png", sample.tags)
+        Item(sample.id, sample.image, masks[sample.id], sample.tags)
         for sample in samples
-        if (folder / f"{sample.id}.png").exists()
+        if sample.id not in rejected and masks[sample.id].exists()
     ]
     stored = read_prototypes(run.folder / "prototypes.safetensors", run.clip.dim)
     vision = stored["vision"].to(run.clip.device)

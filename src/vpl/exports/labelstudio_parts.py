@@ -1,0 +1,24 @@
+"""Label Studio's tasks with a polygon for each connected part of a class (outlines.py: a part is no object)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+from vpl.exports import labelstudio, outlines
+
+
+class Writer(labelstudio.Writer):
+    """As labelstudio.py; points are percents of width and height."""
+
+    kind = "polygonlabels"
+    element = "PolygonLabels"
+
+    def _shapes(self, where: Bool[np.ndarray, "H W"]) -> Iterator[dict[str, Any]]:
+        height, width = where.shape
+        for part, top, left in outlines.parts(where):
+            points = outlines.outline(part, top, left)
+            yield {"points": [[100 * x / width, 100 * y / height] for x, y in points], "closed": True}

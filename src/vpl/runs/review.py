@@ -1,0 +1,186 @@
+"""What people decided on a run's photographs: RUN/review.csv, and masks that they painted, RUN/corrected/ID.png.
+
+    id,decision,tags,corrected
+    garden,accept,,
+    street,reject,,
+    meadow,,"[""dog"", ""sheep""]",yes
+
+Each decision is on the disk, whole, before it is answered. Corrected tags take the place of the list's, so that the
+plan makes that one photograph again; a rejected photograph teaches no network; a corrected mask is taught as it is.
+Truth is never looked at.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vpl.classes import IGNORE, ClassSet
+from vpl.edges import images, storage
+from vpl.edges.datasets import Dataset
+from vpl.errors import DataError, RunError
+
+FILE, CORRECTED = "review.csv", "corrected"
+DECISIONS = ("", "accept", "reject")
+_HEAD = ["id", "decision", "tags", "corrected"]
+
+
+class Changed(DataError):
+    """What was decided on has changed since it was looked at: another window was quicker."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """On one photograph.
+
+    Attributes:
+        decision: one of `DECISIONS`.
+        tags: in the place of the list's; None: the list's.
+        corrected: digest of the painted mask; "" where there is none.
+    """
+
+    decision: str = ""
+    tags: tuple[str, ...] | None = None
+    corrected: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Changes whenever anything of it does."""
+        return hashlib.sha256(repr((self.decision, self.tags, self.corrected)).encode()).hexdigest()[:12]
+
+
+class Review:
+    """The decisions of a run; several threads may decide at once.
+
+    Raises:
+        RunError: review.csv is damaged.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder, self._lock = folder, threading.Lock()
+        self._decisions = _read(folder)
+
+    @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """id -> decision, of those on which there is one."""
+        return dict(self._decisions)
+
+    def of(self, id: str) -> Decision:
+        """The decision on a photograph."""
+        return self._decisions.get(id, Decision())
+
+    def decide(self, id: str, decision: str, tags: tuple[str, ...] | None, revision: str) -> Decision:
+        """Note a decision and tags; returns what is noted.
+
+        Args:
+            revision: of the decision that was looked at.
+
+        Raises:
+            Changed: it is not the one that stands. DataError: the decision is none of `DECISIONS`.
+        """
+        if decision not in DECISIONS or (tags is not None and not tags):
+            raise DataError(f"the decision is {decision!r} with tags {tags}; expected accept or reject, and a tag.")
+        with self._lock:
+            return self._note(id, dataclasses.replace(self._checked(id, revision), decision=decision, tags=tags))
+
+    def paint(self, id: str, mask: UInt8[np.ndarray, "H W"] | None, classes: ClassSet, revision: str) -> Decision:
+        """Note a painted mask, or with None that there is none.
+
+        Raises:
+            Changed: as `decide`. DataError: the mask holds other labels than the classes'.
+        """
+        path = self.folder / CORRECTED / f"{id}.png"
+        if mask is not None and not np.isin(mask, [*range(len(classes) + 1), IGNORE]).all():
+            raise DataError(f"the painted mask holds other labels than 0 to {len(classes)} and 255.")
+        with self._lock:
+            before = self._checked(id, revision)
+            if mask is None:
+                made = self._note(id, dataclasses.replace(before, corrected=""))
+                path.unlink(missing_ok=True)
+                return made
+            path.parent.mkdir(parents=True, exist_ok=True)
+            images.write_mask(path, mask, classes.palette())
+            return self._note(id, dataclasses.replace(before, corrected=_digest(path)))
+
+    def _checked(self, id: str, revision: str) -> Decision:
+        now = self.of(id)
+        if now.revision != revision:
+            raise Changed(f"{id} was decided on in another window; it is shown again as it stands.")
+        return now
+
+    def _note(self, id: str, decision: Decision) -> Decision:
+        decisions = {one: other for one, other in self._decisions.items() if one != id}
+        if decision != Decision():
+            decisions[id] = decision
+        text = io.StringIO()
+        table = csv.writer(text, lineterminator="\n")
+        table.writerow(_HEAD)
+        for one, other in sorted(decisions.items()):
+            tags = "" if other.tags is None else json.dumps(other.tags, ensure_ascii=False)
+            table.writerow([one, other.decision, tags, "yes" if other.corrected else ""])
+        storage.write_text_atomic(self.folder / FILE, text.getvalue())
+        self._decisions = decisions
+        return decision
+
+
+def _read(folder: Path) -> dict[str, Decision]:
+    path = folder / FILE
+    if not path.exists():
+        return {}
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        return {row["id"]: _decision(folder, row) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path} is damaged ({error}); mend its line, or delete it to review again.") from error
+
+
+def _decision(folder: Path, row: Mapping[str, str]) -> Decision:
+    if row["decision"] not in DECISIONS:
+        raise ValueError(f"the decision {row['decision']!r}")
+    tags = tuple(map(str, json.loads(row["tags"]))) if row["tags"] else None
+    mask = folder / CORRECTED / f"{row['id']}.png"
+    return Decision(row["decision"], tags, _digest(mask) if row["corrected"] and mask.is_file() else "")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def reviewed(dataset: Dataset, folder: Path) -> Dataset:
+    """A data set with the tags that were corrected.
+
+    Raises:
+        RunError: a corrected tag is none of the classes, or review.csv is damaged.
+    """
+    tags = {id: one.tags for id, one in _read(folder).items() if one.tags}
+    strangers = sorted({tag for own in tags.values() for tag in own} - set(dataset.classes.names))
+    if strangers:
+        raise RunError(f"{folder / FILE} has the tag {strangers[0]!r}, which is none of the classes; mend the line.")
+    if not tags:
+        return dataset
+    samples = tuple(dataclasses.replace(one, tags=own) if (own := tags.get(one.id)) else one for one in dataset.samples)
+    return dataclasses.replace(dataset, samples=samples)
+
+
+def taught(folder: Path) -> tuple[frozenset[str], dict[str, Path]]:
+    """What training is told: ids that are left out, and id -> corrected mask."""
+    found = _read(folder)
+    rejected = frozenset(id for id, one in found.items() if one.decision == "reject")
+    return rejected, {id: folder / CORRECTED / f"{id}.png" for id, one in found.items() if one.corrected}
+
+
+def digest_of_teaching(folder: Path) -> str:
+    """Digest of what `taught` says; "" where nothing is."""
+    found = sorted((id, one.decision == "reject", one.corrected) for id, one in _read(folder).items())
+    told = [one for one in found if one[1] or one[2]]
+    return hashlib.sha256(repr(told).encode()).hexdigest()[:16] if told else ""

@@ -1,0 +1,308 @@
+"""The page's server: what is answered, what is refused; in Chromium from the first look to a decision on the disk."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from urllib.parse import urlencode
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from browser import chromium
+from vpl import build
+from vpl.app.room import Room
+from vpl.app.server import Server
+from vpl.cli import main
+from vpl.config import Config
+from vpl.edges import images
+from vpl.errors import RunError
+from vpl.runs import teaching
+from vpl.runs.review import Review
+from warm import command
+
+
+@pytest.fixture(scope="module")
+def labelled(small_tree, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("app") / "run"
+    assert main([str(one) for one in command("labels", folder, small_tree)[1:]]) == 0
+    return folder
+
+
+@pytest.fixture
+def server(labelled, tmp_path):
+    folder = shutil.copytree(labelled, tmp_path / "run")
+    with Server(Room(folder, "cpu")) as made:
+        threading.Thread(target=made.serve_forever, daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+class Asker:
+    """A plain client: what it sends is what is said here."""
+
+    def __init__(self, server: Server):
+        self.server = server
+
+    def __call__(self, name: str, body: bytes | None = None, *, token: str = "", headers=None, **query):
+        port = self.server.server_address[1]
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        path = f"/{token or self.server.token}/{name}" + (f"?{urlencode(query)}" if query else "")
+        connection.request("GET" if body is None else "POST", path, body, headers or {})
+        answer = connection.getresponse()
+        content = answer.read()
+        is_json = answer.getheader("Content-Type") == "application/json"
+        return answer.status, json.loads(content) if is_json else content, answer
+
+
+@pytest.fixture
+def ask(server):
+    return Asker(server)
+
+
+def wait(test, seconds: float = 120):
+    end = time.monotonic() + seconds
+    while not (found := test()):
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.1)
+    return found
+
+
+def test_the_list_and_the_pictures(ask, server):
+    told = wait(lambda: (one := ask("list")[1])["signs"] == 5 and one)
+    assert [row["decision"] for row in told["rows"]] == [""] * 5 and told["stages"][0] == "labels"
+    row = told["rows"][2]
+    _, photo, _ = ask("photograph", id=row["id"], side=20)
+    assert max(Image.open(io.BytesIO(photo)).size) == 20
+    for stage in told["stages"]:
+        _, mask, _ = ask("mask", id=row["id"], stage=stage)
+        place = server.room.folder / ("labels" if stage == "labels" else f"seeds/{stage}") / f"{row['id']}.png"
+        assert np.array_equal(np.array(Image.open(io.BytesIO(mask))), images.read_mask(place))
+    assert row["size"] == list(images.read_mask(place).shape) and 0 <= row["ignored"] <= 1
+
+
+def test_only_who_has_the_token_and_no_other_page_is_answered(ask, server):
+    host = server.host
+    assert ask("list")[0] == 200
+    assert ask("list", token="x" * 32)[0] == 403 and ask("list", token="")[0] == 200
+    for headers in (
+        {"Host": "evil.example"},
+        {"Host": f"evil.example:{server.server_address[1]}"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": f"https://{host}"},
+        {"Sec-Fetch-Site": "cross-site"},
+    ):
+        status, told, _ = ask("list", headers=headers)
+        assert status == 403 and set(told) == {"error"}, headers
+        assert ask("decide", b"{}", headers=headers)[0] == 403
+    assert ask("list", headers={"Origin": f"http://{host}"})[0] == 200
+    _, page, answer = ask("")
+    assert b"<title>Review" in page and answer.getheader("Access-Control-Allow-Origin") is None
+    assert "frame-ancestors 'none'" in answer.getheader("Content-Security-Policy")
+    assert server.server_address[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        ("photograph", {"id": "../../config"}),
+        ("photograph", {"id": "/etc/passwd"}),
+        ("mask", {"id": "../config"}),
+        ("mask", {"stage": "../../labels"}),
+        ("mask", {"stage": "labels/.."}),
+    ],
+)
+def test_no_way_leads_out_of_the_run(ask, server, name, query):
+    given = {"id": next(iter(server.room._samples))} | query
+    status, told, _ = ask(name, **given)
+    assert status == 400 and "there is no" in told["error"] and "/" not in told["error"]
+    for path in ("../../../etc/passwd", "%2e%2e/config.toml", "config.toml"):
+        assert ask(path)[0] == 404
+
+
+def test_what_is_too_large_is_refused_unread(ask, server):
+    id = next(iter(server.room._samples))
+    for name, length in (("paint", 2**40), ("decide", 2**30), ("decide", -1)):
+        headers = {"Content-Length": str(length)} if length > 0 else {"Content-Length": "many"}
+        status, told, _ = ask(name, b"", headers=headers, id=id)
+        assert status == 413 and "at most" in told["error"]
+    assert ask("paint", b"\0" * 7, id=id, revision=server.room.row(id)["revision"])[0] == 400
+    for body in (b"[]", b"{", b'{"id": 3}', json.dumps({"id": id, "tags": ["no class"]}).encode()):
+        assert ask("decide", body)[0] == 400
+    assert ask("list")[0] == 200 and not (server.room.folder / "review.csv").exists()
+
+
+def test_two_windows_do_not_lose_each_others_work(ask, server):
+    row = ask("list")[1]["rows"][0]
+    first = {"id": row["id"], "decision": "accept", "tags": None, "revision": row["revision"]}
+    assert ask("decide", json.dumps(first).encode())[1]["decision"] == "accept"
+    status, told, _ = ask("decide", json.dumps(first | {"decision": "reject"}).encode())
+    assert status == 409 and "in another window" in told["error"]
+    assert Review(server.room.folder).of(row["id"]).decision == "accept"
+
+
+def test_a_corrected_tag_makes_one_photograph_again(ask, server):
+    folder, rows = server.room.folder, ask("list")[1]["rows"]
+    row, other = rows[0], next(name for name in server.room.classes.names if name not in rows[0]["tags"])
+    before = {one["id"]: (folder / "labels" / f"{one['id']}.png").stat().st_mtime_ns for one in rows}
+    asked = {"id": row["id"], "decision": "", "tags": [*row["tags"], other], "revision": row["revision"]}
+    assert ask("decide", json.dumps(asked).encode())[1]["tags"] == [*row["tags"], other]
+    assert ask("remake", b"")[0] == 200
+    told = wait(lambda: (one := ask("list")[1])["told"] and not one["busy"] and one)
+    assert told["told"] == "1 mask made again."
+    changed = [id for id, at in before.items() if (folder / "labels" / f"{id}.png").stat().st_mtime_ns != at]
+    assert changed == [row["id"]]
+
+
+def test_training_is_taught_what_was_decided(server, monkeypatch):
+    folder, ids = server.room.folder, list(server.room._samples)
+    made = server.room.review
+    made.decide(ids[0], "reject", None, made.of(ids[0]).revision)
+    painted = np.zeros_like(images.read_mask(folder / "labels" / f"{ids[1]}.png"))
+    made.paint(ids[1], painted, server.room.classes, made.of(ids[1]).revision)
+    taught = []
+    monkeypatch.setattr(teaching.train, "fit", lambda items, *_: taught.extend(items) or iter(()))
+    with build.open_run(folder, Config.from_toml(folder / "config.toml"), device="cpu") as run:
+        plan = run.plan(["network"])
+        teaching._fit(run, run.usable(plan))
+        first = plan.of("network").wanted
+        made.decide(ids[0], "", None, made.of(ids[0]).revision)
+        assert run.plan(["network"]).of("network").wanted != first, "another decision is another network"
+    assert [item.id for item in taught] == ids[1:]
+    assert taught[0].mask == folder / "corrected" / f"{ids[1]}.png"
+
+
+def test_one_page_at_a_time_reviews_a_run(server):
+    with pytest.raises(RunError, match="another process works in"):
+        Room(server.room.folder, "cpu")
+
+
+def test_a_folder_that_is_no_run_is_told(tmp_path):
+    with pytest.raises(RunError, match="is no run with pseudo-masks"):
+        Room(tmp_path)
+
+
+def test_killed_while_saving_and_ended_by_ctrl_c(labelled, tmp_path):
+    folder = shutil.copytree(labelled, tmp_path / "run")
+
+    def start():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "vpl", "app", str(folder), "--device", "cpu"],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )  # fmt: skip
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/([\w-]+)/", process.stdout.readline())
+        return process, int(found[1]), found[2]
+
+    process, port, token = start()
+    ids = [
+        path.relative_to(folder / "labels").with_suffix("").as_posix() for path in (folder / "labels").rglob("*.png")
+    ]
+    stop = threading.Event()
+
+    def decide():
+        review, number = Review(folder), 0
+        revisions = {id: review.of(id).revision for id in ids}
+        while not stop.is_set():
+            id, number = ids[number % len(ids)], number + 1
+            body = {"id": id, "decision": ("accept", "reject")[number % 2], "tags": None, "revision": revisions[id]}
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+                connection.request("POST", f"/{token}/decide", json.dumps(body))
+                revisions[id] = json.load(connection.getresponse())["revision"]
+            except (OSError, http.client.HTTPException, ValueError):
+                return
+
+    worker = threading.Thread(target=decide)
+    worker.start()
+    time.sleep(1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    stop.set()
+    worker.join()
+    assert Review(folder).decisions and {one.decision for one in Review(folder).decisions.values()} <= {
+        "accept",
+        "reject",
+    }
+    process, _, _ = start()
+    process.send_signal(signal.SIGINT)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "review.csv" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_review_in_chromium_by_keyboard(server, width):
+    folder = server.room.folder
+    with chromium() as browser:
+        browser.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
+        )
+        browser.open(server.address)
+        wait(lambda: browser.run("return document.querySelectorAll('.cell').length") == 5)
+        assert browser.run("return document.documentElement.scrollWidth") <= width
+        names = browser.run("return shown.map(row => row.id)")
+
+        def ready(id):
+            wait(lambda: browser.run("return document.getElementById('one').dataset.ready") == id)
+
+        browser.press("j")
+        ready(names[0])
+        browser.press("a")
+        ready(names[1])
+        browser.press("r")
+        ready(names[2])
+        assert {id: one.decision for id, one in Review(folder).decisions.items()} == dict(
+            zip(names, ("accept", "reject"), strict=False)
+        )
+        browser.press("u")
+        ready(names[1])
+        wait(lambda: names[1] not in Review(folder).decisions)
+        # the brush: one stroke by pointer, saved by key
+        browser.run(
+            "document.getElementById('label').value = '1'; const view = document.getElementById('view');"
+            "const box = view.getBoundingClientRect(); const at = {clientX: box.left + box.width / 2,"
+            " clientY: box.top + box.height / 2, buttons: 1, bubbles: true};"
+            "view.dispatchEvent(new PointerEvent('pointerdown', at)); view.focus();"
+        )
+        browser.press("s")
+        wait(lambda: Review(folder).of(names[1]).corrected)
+        before = images.read_mask(folder / "labels" / f"{names[1]}.png")
+        after = images.read_mask(folder / "corrected" / f"{names[1]}.png")
+        height, across = before.shape
+        assert after[height // 2, across // 2] == 1 and (after != before).sum() <= 12 * 12
+        # a tag by its box
+        browser.run("document.querySelector('#tags input:not(:checked)').click()")
+        wait(lambda: Review(folder).of(names[1]).tags)
+        browser.run("document.getElementById('close').click()")
+        browser.run(
+            "const find = document.getElementById('search'); find.value = arguments[0]; find.oninput()", names[0]
+        )
+        assert browser.run("return document.querySelectorAll('.cell').length") == 1
+        assert browser.run("return document.querySelectorAll('button, input, select').length > 10") is True
+        unnamed = "return [...document.querySelectorAll('input, select')].filter(one => !one.labels.length).length"
+        assert browser.run(unnamed) == 0
+        assert browser.console() == []
+
+
+@pytest.mark.slow
+def test_the_grid_holds_a_hundred_thousand(server):
+    with chromium() as browser:
+        browser.open(server.address)
+        wait(lambda: browser.run("return document.querySelectorAll('.cell').length") == 5)
+        browser.run(
+            "const one = data.rows[0]; data.rows = Array.from({length: 100000}, (_, n) => ({...one, id: one.id + n}));"
+            "thumbnail = () => {}; arrange(); scrollTo(0, document.documentElement.scrollHeight)"
+        )
+        wait(lambda: browser.run("return Boolean(document.querySelector(`[data-id$='99999']`))"))
+        assert browser.run("return document.querySelectorAll('.cell').length") < 200
