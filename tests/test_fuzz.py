@@ -7,6 +7,7 @@ the test's folder. How many were tried is printed.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -115,7 +116,9 @@ def state(path: Path) -> object:
 
 def from_card(path: Path) -> object:
     found = Card.from_json(path.read_bytes().decode("utf-8", "replace"))
-    return found.head_of({"a": torch.zeros(1)}, "weights", "train again.")
+    with contextlib.suppress(ModelError):  # a card that is good has none of these weights
+        found.head_of({"a": torch.zeros(1)}, "weights", "train again.")
+    return found
 
 
 def one_hot() -> bytes:
@@ -175,10 +178,7 @@ def test_a_reader_gives_a_result_or_a_sentence(tmp_path, name, capsys):
     path = tmp_path / "tried" / file
     path.parent.mkdir(parents=True)
     path.write_bytes(good)
-    try:
-        read(path)  # what is not damaged is read
-    except ModelError as error:
-        assert "don't fit" in str(error), "a card whose weights are others'"
+    read(path)  # what is not damaged is read
     end, number, refused = time.monotonic() + SECONDS, 0, 0
     while number < EXAMPLES or time.monotonic() < end:
         data = damaged(good, np.random.default_rng([SEED, number]))

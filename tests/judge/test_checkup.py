@@ -55,7 +55,8 @@ def test_without_truth(tree, tmp_path, values):
 def test_the_gap_between_the_splits(tree, tmp_path):
     with Run(tmp_path / "run", config_of(tree), device="cpu") as run:
         run.seeds()
-        rows = [{"name": "refined + CRF", "miou": 0.5}, {"name": "network, single scale", "miou": 0.3}]
+        scores = {"refined + CRF": 0.5, "network, single scale": 0.3}
+        rows = [{"name": name, "miou": miou, "pixel_accuracy": None} for name, miou in scores.items()]
         (tmp_path / "run" / "metrics.json").write_text(
             json.dumps({"evaluations": [{"split": "x", "images": 4, "classes": [], "rows": rows}]})
         )

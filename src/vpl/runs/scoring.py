@@ -60,6 +60,8 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
         ]
         facts = {"fingerprint": work.wanted[WHOLE], "tags": belonging.counts()}
         run.note_evaluation(split_of(run.config.data), run.classes, rows, facts)
+    if without := len(run.dataset.samples) - run.dataset.masks:
+        run.say(f"{without} of {len(run.dataset.samples)} photographs have no truth mask and are in no score")
     run.say(f"truth: {belonging.told()}", f"truth masks are read as {belonging.numbers()}")
 
 
