@@ -68,6 +68,12 @@ def test_0_and_255_name_the_binary_masks():
     assert "data.mask_values=binary" in found.refusal("masks") and "0 of the 4 that carry it" in found.refusal("masks")
 
 
+def test_255_alone_is_said():
+    counting = Counting(("dog",))
+    counting.add(np.full((2, 2), 255, np.uint8), (0,))
+    assert "the masks hold 255 (ignore) alone" in counting.result().refusal("masks")
+
+
 def test_the_91_numbers_of_coco_name_the_ids():
     names = coco().names
     found = counted(names, [([COCO_IDS[tag] for tag in tags], tags) for tags in photographs(200, names)])

@@ -80,7 +80,9 @@ class Belonging:
         """Why nothing is scored, with what the masks hold and what to do."""
         own = [value for value, count in enumerate(self.labels) if count and value]
         strange = [value for value in own if value > len(self.names) and value != IGNORE]
-        if own == [IGNORE]:
+        if own == [IGNORE] and not self.labels[0]:
+            advice = "the masks hold 255 (ignore) alone; check data.masks"
+        elif own == [IGNORE]:
             advice = (
                 "the masks hold 0 and 255 alone, and 255 is ignored; if it marks the object, "
                 "--set data.mask_values=binary"
