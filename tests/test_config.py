@@ -325,3 +325,10 @@ def test_a_quality_chooses_looks_and_crf_together():
     assert Config().with_values(config.quality("best")).source("looks.flip") == "ours, quality best"
     with pytest.raises(ConfigError, match="unknown quality 'good'; expected one of draft, standard, best"):
         config.quality("good")
+
+
+@pytest.mark.parametrize("data", [b"", b"\n", bytes(300)])
+def test_an_empty_configuration_is_a_torn_one_and_no_wish_for_the_defaults(tmp_path, data):
+    (tmp_path / "config.toml").write_bytes(data)
+    with pytest.raises(ConfigError, match="is empty, so what was run can't be known"):
+        Config.from_toml(tmp_path / "config.toml")

@@ -598,6 +598,11 @@ class Config:
                 text = file.read(MOST_TOML_BYTES + 1)
             if len(text) > MOST_TOML_BYTES:
                 raise ConfigError(f"the configuration {path} has more than {MOST_TOML_BYTES} bytes; check the path.")
+            if not text.strip(b"\0 \t\r\n"):  # torn: going on with the defaults would make another run of it
+                raise ConfigError(
+                    f"the configuration {path} is empty, so what was run can't be known; write the values into it, or "
+                    "name a new folder."
+                )
             tree = tomllib.loads(text.decode("utf-8").replace("\r\n", "\n"))
         except OSError as error:
             raise ConfigError(f"the configuration {path} can't be read ({error.strerror}); check the path.") from error
