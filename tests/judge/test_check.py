@@ -14,6 +14,7 @@ from vpl.config import PRESETS, Config, preset
 from vpl.edges.images import write_image
 from vpl.judge import check, forecast
 from vpl.judge.forecast import Forecast, duration, size
+from vpl.presets import QUALITY
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
@@ -73,9 +74,11 @@ def test_the_list_is_told_and_nothing_is_written(photographs, capsys):
 
 
 @pytest.mark.parametrize("spelled", ["do\u200bg", " dog  ", "dog\u00a0", "DOG"])
-def test_what_is_surely_one_tag_is_one(photographs, spelled, capsys):
-    main(["check", str(photographs / "run"), *listed(photographs, ["dog", spelled]), "--steps", "0"])
-    assert "2 photographs with tags, 1 class: dog 2" in capsys.readouterr().out
+def test_what_is_surely_one_tag_is_one(photographs, spelled):
+    given = listed(photographs, ["dog", spelled])
+    config = Config().with_values({"data.images": given[1], "data.tags": given[3]})
+    with Run(photographs / "run", config, device="cpu") as run:
+        assert str(check.of_list(run)).startswith("2 photographs with tags, 1 class: dog 2\n")
 
 
 def test_the_tag_rank_is_that_of_the_run(tree, tmp_path):
@@ -84,6 +87,8 @@ def test_the_tag_rank_is_that_of_the_run(tree, tmp_path):
         assert found.ranked == 6 and list(found.counts) == list(run.classes.names) and not found.alike
         assert found.forecast is not None and found.forecast.step is not None and found.forecast.looked == 3
         assert found.forecast.training == pytest.approx(300 * found.forecast.step)
+        assert list(found.qualities) == list(QUALITY) and all(one > 0 for one in found.qualities.values())
+        assert "masks by --quality: draft " in str(found) and "quality" not in "".join(check.of_list(run).lines())
         run.prototypes()
         assert run.record()["tag_rank"] == pytest.approx(found.tag_rank)
 
@@ -98,6 +103,7 @@ def test_a_damaged_photograph_spoils_no_forecast(tree, tmp_path):
         assert forecast.measured(run, 1) is None or forecast.measured(run, 1).looked == 1
 
 
+@pytest.mark.slow
 def test_where_tags_rank_by_chance_the_run_stops_after_the_masks(tree, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(check, "CHANCE_RANK", 1.1)
     run = tmp_path / "run"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vpl.edges.tags import alike, photographs
 from vpl.errors import VplError
@@ -18,6 +18,7 @@ from vpl.judge import forecast
 from vpl.judge.bench import Bench, Shelf
 from vpl.judge.forecast import Forecast, duration
 from vpl.method.regions import tag_ranks
+from vpl.presets import QUALITY
 from vpl.runs.learning import CHANCE_RANK
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
@@ -42,6 +43,7 @@ class Check:
         untagged: photographs on which there is nothing, as the list itself says.
         tag_rank: mean over `ranked` photographs, 0 to 1; None where it was not measured.
         forecast: None where it was not measured.
+        qualities: seconds until the masks are there by quality (`config.QUALITY`), where they were measured.
     """
 
     photographs: int
@@ -56,6 +58,7 @@ class Check:
     tag_rank: float | None = None
     ranked: int = 0
     forecast: Forecast | None = None
+    qualities: dict[str, float] = field(default_factory=dict)
 
     def lines(self, *, short: bool = False) -> list[str]:
         """For people, a line for each thing; `short`: without the classes one by one and without what the list says."""
@@ -71,8 +74,7 @@ class Check:
             found += [f"left out: {one}" for one in self.problems]
             found += [f"warning: {one}" for one in self.warnings]
             found += [f"note: {one}" for one in self.notes]
-            told = [name for group in self.alike for name in group]
-            if told and not any("look alike" in one for one in self.warnings):
+            if not any("look alike" in one for one in self.warnings):
                 found += [f"classes that look alike: {' and '.join(group)}" for group in self.alike]
         if self.left_out:
             found.append(f"photographs of the list that can't be used: {self.left_out:,}")
@@ -86,6 +88,9 @@ class Check:
             )
         if self.forecast is not None:
             found.append(f"time: {self.forecast}")
+        if self.qualities:
+            times = ", ".join(f"{name} {duration(one)}" for name, one in self.qualities.items())
+            found.append(f"masks by --quality: {times}")
         return found
 
     def __str__(self) -> str:
@@ -116,14 +121,23 @@ def of_list(run: Run) -> Check:
 
 
 def look(run: Run, *, ranked: int = RANKED, looked: int = forecast.LOOKED) -> Check:
-    """The whole check: the list, the tag rank on `ranked` photographs, time and disk measured on `looked` ones.
+    """The whole check: the list, the tag rank on `ranked` photographs, time and disk measured on `looked` ones,
+    and the time of every quality on one.
 
     Raises:
         VplError: the list or the CLIP can't be used.
     """
     found = of_list(run)
     rank, count = rank_of(run, ranked)
-    return Check(**vars(found) | {"tag_rank": rank, "ranked": count, "forecast": forecast.measured(run, looked)})
+    expected = forecast.measured(run, looked)
+    by_quality = {
+        name: forecast.measured(run, 1, training=False, values=values, warm=True)
+        for name, values in QUALITY.items()
+        if expected
+    }
+    qualities = {name: one.masks for name, one in by_quality.items() if one is not None}
+    more = {"tag_rank": rank, "ranked": count, "forecast": expected, "qualities": qualities}
+    return Check(**vars(found) | more)
 
 
 def rank_of(run: Run, most: int = RANKED) -> tuple[float | None, int]:

@@ -13,7 +13,8 @@ import itertools
 import logging
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,6 +52,11 @@ class Forecast:
     disk: int
 
     @property
+    def masks(self) -> float:
+        """Seconds until the pseudo-masks are there."""
+        return sum(self.seconds.values()) - self.training
+
+    @property
     def training(self) -> float:
         """Seconds of the whole training."""
         return self.seconds.get("network", 0.0)
@@ -74,20 +80,31 @@ class _Trial(Run):
         self._dataset = replace(run.dataset, samples=tuple(replace(one, mask=None) for one in samples))
 
 
-def measured(run: Run, most: int = LOOKED, *, photographs: int | None = None, training: bool = True) -> Forecast | None:
+def measured(
+    run: Run,
+    most: int = LOOKED,
+    *,
+    photographs: int | None = None,
+    training: bool = True,
+    values: Mapping[str, object] = types.MappingProxyType({}),
+    warm: bool = False,
+) -> Forecast | None:
     """Measure on at most `most` photographs of a run; its folder is not touched. None where none of them can be used.
 
     Args:
         photographs: how many there are to do; default: all of the run.
         training: whether a network is trained, if the configuration says so.
+        values: of the configuration, other than the run's.
+        warm: no photograph is needed to warm up.
     """
     blank = {f"{section}.{key}": "" for section, keys in _UNUSED.items() for key in keys}
-    config = run.config.with_values(blank)
+    config = run.config.with_values({**values, **blank})
     samples = evenly(run.dataset.samples, most + 1)
     warm_up, own = samples[:1], samples[1:] or samples
     with _unheard(), tempfile.TemporaryDirectory(prefix="vpl-") as name:
-        with contextlib.suppress(VplError), _Trial(Path(name) / "first", run, warm_up, config) as first:
-            first.labels()
+        if not warm:
+            with contextlib.suppress(VplError), _Trial(Path(name) / "first", run, warm_up, config) as first:
+                first.labels()
         try:
             with _Trial(Path(name) / "own", run, own, config) as trial:
                 trial.labels()
