@@ -75,6 +75,7 @@ PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
             "train.warmup": 50,
             "train.online": True,
             "train.online_from": 0.5,
+            "train.online_labels": "seeds",
             "predict.scales": (1.0, 0.75),
             "predict.flip": True,
             "predict.crf": True,
