@@ -16,11 +16,10 @@ from PIL import Image
 
 from vpl import build
 from vpl.classes import scenes as scene_classes
+from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
 from vpl.edges import images
 from vpl.errors import ConfigError
-from vpl.method import views
-from vpl.runs import learning
 from vpl.runs.folder import clean
 from vpl.scenes import tree as scene_tree
 
@@ -113,11 +112,10 @@ def counted(monkeypatch) -> list[int]:
     """Photographs that the encoder sees inside the block."""
     seen: list[int] = []
     with monkeypatch.context() as patch:
-        real = views.encode
-        patch.setattr(learning, "encode", lambda clip, some, config: seen.append(len(some)) or real(clip, some, config))
-        from vpl.method import labeller
-
-        patch.setattr(labeller, "encode", lambda clip, some, config: seen.append(len(some)) or real(clip, some, config))
+        real = FrozenClip.trunk
+        patch.setattr(
+            FrozenClip, "trunk", lambda clip, pixels, *rest: seen.append(len(pixels)) or real(clip, pixels, *rest)
+        )
         yield seen
 
 

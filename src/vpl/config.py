@@ -191,6 +191,9 @@ class ClipConfig(Section):
     max_patches: int = value(4096, OURS, "images of more patches are scaled down for the encoder", low=1, high=65536)
     batch: int = value(8, OURS, "most images in one pass of the encoder", low=1, high=4096)
     attention_blocks: int = value(8, REFERENCE, "last blocks whose attention is averaged", low=1, high=256)
+    keep_gb: float = value(
+        20.0, OURS, "disk for encodings that the next stage needs, in 10^9 bytes; 0: encode again", low=0.0, high=1e6
+    )
 
 
 @dataclass(frozen=True)

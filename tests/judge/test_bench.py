@@ -75,9 +75,9 @@ def test_features_are_made_once(made, config, monkeypatch):
     monkeypatch.setattr(bench, "encode", lambda *given, real=bench.encode: calls.append(1) or real(*given))
     for phi in (0.3, 0.5, 0.7):
         made.masks(config.with_values({"prototypes.phi": phi}))
-    assert len(calls) == 3, "five images in batches of two"
+    assert len(calls) == 5, "five images, one by one on a CPU"
     made.masks(config.with_values({"clip.scale": 1.5}))
-    assert len(calls) == 6
+    assert len(calls) == 10
 
 
 @pytest.mark.parametrize(
@@ -123,8 +123,8 @@ def test_features_beyond_the_budget_are_made_again_and_change_nothing(clip, made
     calls = []
     monkeypatch.setattr(bench, "encode", lambda *given, real=bench.encode: calls.append(1) or real(*given))
     wanted, size = made.refined(config), made._shelf.held
-    assert len(calls) == 3 and size > 0
-    for most, count in ((0, 12), (size - 1, 6)):  # four passes over three batches
+    assert len(calls) == 5 and size > 0
+    for most, count in ((0, 20), (size - 1, 8)):  # four passes over five images
         calls.clear()
         small = Bench(clip, made.classes, made.views, shelf=bench.Shelf(most))
         for one, other in zip(small.refined(config), wanted, strict=True):
@@ -134,7 +134,7 @@ def test_features_beyond_the_budget_are_made_again_and_change_nothing(clip, made
 
 def test_the_shelf_makes_room_by_what_is_not_asked_for(clip, made, config):
     made.text_seeds(config)
-    one = made._shelf.get((id(made), config.clip), (0, 1))
+    one = made._shelf.get((id(made), config.clip), (0,))
     shelf = bench.Shelf(2 * bench.bytes_of(one))
     for setting, members in (("a", (0,)), ("a", (1,)), ("a", (2,)), ("b", (0,))):
         shelf.put(setting, members, one)

@@ -86,7 +86,8 @@ AFTER_MASKS = {"masks", "scores", *MASK_EXPORTS} | AFTER_NETWORK
 AFTER_MAPS = {"maps"} | AFTER_MASKS
 ALL = {"regions", "prototypes"} | AFTER_MAPS
 REDONE = {
-    "data": SHOWN, "validation": SHOWN, "clip.model": SHOWN, "clip.batch": SHOWN, "train.checkpoint_every": SHOWN,
+    "data": SHOWN, "validation": SHOWN, "clip.model": SHOWN, "clip.batch": SHOWN,
+    "clip.keep_gb": SHOWN, "train.checkpoint_every": SHOWN,
     "seed": AFTER_NETWORK, "clip.precision": ALL,
     "clip.heads": ALL, "clip.activation": ALL, "clip.mean": ALL, "clip.std": ALL, "clip.max_side": ALL,
     "clip.scale": ALL,

@@ -168,7 +168,7 @@ def test_parts_share_out_the_plan(tree, fresh):
         rows = scaleout._rows(run, run.dataset.samples, workers=2)
     assert [row["number"] for row in rows] == [0, 1, 2, 3] and {row["parts"] for row in rows} == {4}
     grids = dict.fromkeys((number for number in range(IMAGES) if number != HEADLESS), (8, 8))
-    shared = [batch for row in rows for batch in list(grouped(grids, 2))[row["part"] :: row["parts"]]]
+    shared = [batch for row in rows for batch in list(grouped(grids, 1))[row["part"] :: row["parts"]]]
     assert sorted(shared) == sorted(plan)
 
 

@@ -23,6 +23,7 @@ from vpl.config import preset
 from vpl.edges.images import read_mask
 from vpl.errors import ConfigError, RunError
 from vpl.method import crf, labeller, masks
+from vpl.runs import stream
 from vpl.runs.opened import dataset_of
 from vpl.runs.scoring import MAP_ROWS
 from vpl.runs.stages import Run
@@ -162,7 +163,7 @@ def files_of_any(folder: Path) -> list[Path]:
 def test_bytes_depend_on_neither_workers_nor_cores(tree, finished, tmp_path, monkeypatch):
     """Every thread of a stage computes on one core, for torch's results may depend on how many there are."""
     seen = []
-    for home, name in ((labeller, "encode"), (masks, "label_map"), (masks, "pseudo_mask")):
+    for home, name in ((labeller, "seed_maps"), (masks, "label_map"), (masks, "pseudo_mask")):
         real = getattr(home, name)
         spied = lambda *given, real=real: seen.append(torch.get_num_threads()) or real(*given)  # noqa: E731
         monkeypatch.setattr(home, name, spied)
@@ -194,7 +195,7 @@ def test_reading_waits_for_a_slow_encoder(tree, tmp_path, monkeypatch):
     began, go_on = [], threading.Event()
     monkeypatch.setattr(Run, "view", lambda run, sample, real=Run.view: began.append(sample) or real(run, sample))
     monkeypatch.setattr(
-        FrozenClip, "encode", lambda *given, real=FrozenClip.encode, **named: go_on.wait(60) and real(*given, **named)
+        FrozenClip, "trunk", lambda *given, real=FrozenClip.trunk, **named: go_on.wait(60) and real(*given, **named)
     )
     with (
         Run(tmp_path / "run", config_of(tree, **{"clip.batch": 1}), image_workers=1) as run,
@@ -214,16 +215,17 @@ def test_reading_waits_for_a_slow_encoder(tree, tmp_path, monkeypatch):
 def short_of_memory(monkeypatch, fits) -> None:
     """An encoder that has memory for inputs (N, 3, H, W) that `fits` alone."""
 
-    def encode(clip, pixels, *given, real=FrozenClip.encode, **named):
+    def trunk(clip, pixels, *given, real=FrozenClip.trunk, **named):
         if not fits(pixels):
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         return real(clip, pixels, *given, **named)
 
-    monkeypatch.setattr(FrozenClip, "encode", encode)
+    monkeypatch.setattr(FrozenClip, "trunk", trunk)
 
 
 @pytest.mark.slow
 def test_out_of_memory_makes_the_results_of_a_smaller_batch(tree, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(stream, "most_of", lambda _, config: config.batch)  # as on a GPU
     with Run(tmp_path / "small", config_of(tree, **{"clip.batch": 2})) as run:
         run.labels()
     short_of_memory(monkeypatch, lambda pixels: len(pixels) <= 2)
@@ -241,6 +243,7 @@ def test_out_of_memory_makes_the_results_of_a_smaller_batch(tree, tmp_path, monk
 @pytest.fixture
 def gpu_crf(monkeypatch):
     """Runs go the way of a GPU: the encoder's device, here the CPU, computes the CRFs. How many at once is returned."""
+    monkeypatch.setattr(stream, "most_of", lambda _, config: config.batch)
     counts, real = [], crf._together
     monkeypatch.setattr(labeller, "_crf_goes_to", lambda device: True)
     monkeypatch.setattr(crf, "_together", lambda fields, *rest: counts.append(len(fields)) or real(fields, *rest))

@@ -69,8 +69,14 @@ def grid(number: int) -> tuple[int, int]:
     return GRIDS[number]
 
 
+def test_on_a_cpu_a_photograph_goes_alone(tiny_clip):
+    batches = Stream(tiny_clip, ClipConfig(batch=2), 2).plan(5, grid, lambda *_: None)
+    assert [batch.members for batch in batches] == [(0,), (2,), (4,), (1,)]
+
+
 @pytest.fixture
-def pipeline(tiny_clip) -> Stream:
+def pipeline(tiny_clip, monkeypatch) -> Stream:
+    monkeypatch.setattr(stream, "most_of", lambda _, config: config.batch)  # as on a GPU
     return Stream(tiny_clip, ClipConfig(batch=2), 2)
 
 

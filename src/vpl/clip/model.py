@@ -73,6 +73,28 @@ def aligned(tensor: Tensor) -> Tensor:
     return made if made.data_ptr() % ALIGNMENT == 0 else made.clone()
 
 
+@dataclass(frozen=True)
+class Trunk:
+    """N images of T tokens where they enter the last block: from here the rest of an encoding is a twelfth of it.
+
+    Attributes:
+        grid: (h, w), the patch grid.
+        residual: the stream that enters the last block.
+        sums: attention of the blocks before it, mean over heads, summed over the blocks that are averaged, or one for
+            each of them where they are wanted apart; none where none is.
+        averaged: how many blocks' attention is averaged, the last one's with them.
+        apart: whether `sums` has one for each block.
+        blocks: patch tokens that leave the blocks before the last one, if asked.
+    """
+
+    grid: tuple[int, int]
+    residual: Float[Tensor, "N T width"]
+    sums: tuple[Float[Tensor, "N T T"], ...]
+    averaged: int
+    apart: bool = False
+    blocks: tuple[Float[Tensor, "N hw width"], ...] | None = None
+
+
 class FrozenClip(nn.Module):
     """A CLIP with a vision transformer whose weights never change.
 
@@ -321,6 +343,17 @@ class FrozenClip(nn.Module):
         Raises:
             ModelError: H or W is not a multiple of the patch.
         """
+        return self.resume(self.trunk(pixels, attention_blocks, keep_blocks, apart), keep_last)
+
+    @torch.no_grad()
+    def trunk(
+        self,
+        pixels: Float[Tensor, "N 3 H W"],
+        attention_blocks: int = 8,
+        keep_blocks: bool = False,
+        apart: bool = False,
+    ) -> Trunk:
+        """`encode` up to the last block; see there."""
         x, grid = self._embed_patches(pixels)
         tokens = x.shape[1]
         first_averaged = max(0, self.layers - attention_blocks)
@@ -328,22 +361,27 @@ class FrozenClip(nn.Module):
         held = averaged if apart else min(averaged, 1)
         sums = [x.new_zeros((len(x), tokens, tokens)) for _ in range(held)]
         outputs: list[Tensor] = []
-        for number, block in enumerate(self.image.blocks):
-            x, inside = through(
-                block,
-                x,
-                attention=sums[(number - first_averaged) % held] if number >= first_averaged else None,
-                keep=keep_last and number == self.layers - 1,
-            )
+        for number, block in enumerate(self.image.blocks[:-1]):
+            attention = sums[(number - first_averaged) % held] if number >= first_averaged else None
+            x, _ = through(block, x, attention=attention, keep=False)
             if keep_blocks:
                 outputs.append(x[:, 1:])
+        return Trunk(grid, x, tuple(sums), averaged, apart, tuple(outputs) if keep_blocks else None)
+
+    @torch.no_grad()
+    def resume(self, trunk: Trunk, keep_last: bool = True) -> Features:
+        """`encode` from the last block on: the same bytes whether the trunk was kept meanwhile or not. The trunk's sums
+        are used up."""
+        sums, averaged = trunk.sums, trunk.averaged
+        attention = sums[-1] if sums else None
+        x, inside = through(self.image.blocks[-1], trunk.residual, attention=attention, keep=keep_last)
         return Features(
-            grid=grid,
+            grid=trunk.grid,
             patches=self.project(x[:, 1:]),
-            attention=sums[0][:, 1:, 1:] / averaged if averaged and not apart else None,
-            blocks=tuple(outputs) if keep_blocks else None,
+            attention=sums[0][:, 1:, 1:] / averaged if averaged and not trunk.apart else None,
+            blocks=None if trunk.blocks is None else (*trunk.blocks, x[:, 1:]),
             last=inside,
-            apart=tuple(one[:, 1:, 1:] for one in sums) if apart else None,
+            apart=tuple(one[:, 1:, 1:] for one in sums) if trunk.apart else None,
         )
 
     def embed_images(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:

@@ -39,6 +39,8 @@ log = logging.getLogger("vpl")
 Folder = TypeVar("Folder", bound="RunFolder")
 
 REPLACED = "replaced"
+ENCODINGS = "state/encodings"
+"""Encodings that the next stage needs; they go when it has ended."""
 MADE_BY_STAGES = ("regions", "seeds", "labels", "network")
 """Folders that show that a run has begun."""
 LINKABLE = (
@@ -208,16 +210,20 @@ class RunFolder:
         count: int,
         parts: Mapping[str, float] | None = None,
         busy: Mapping[str, float] | None = None,
+        encoded: int | None = None,
     ) -> None:
         """Add a stage's time to run.json; a continued stage adds up.
 
         Args:
             parts: seconds by part of the work, all its threads together.
             busy: share of the time, 0 to 1, that each kind of thread worked; that of the latest process which worked.
+            encoded: photographs that went through the encoder for it.
         """
         stages = self.record().get("stages", {})
         before = stages.get(stage, {})
         noted = before | {"seconds": round(before.get("seconds", 0.0) + seconds, 3), "images": count}
+        if encoded is not None:
+            noted["encoded"] = before.get("encoded", 0) + encoded
         if parts:
             known = before.get("parts", {})
             noted["parts"] = known | {name: round(known.get(name, 0.0) + one, 3) for name, one in parts.items()}
@@ -315,8 +321,10 @@ def clean(folder: Path) -> int:
         raise RunError(f"{folder} is no run folder (there is no config.toml); expected one that vpl run made.")
     lock = locks.claim(folder)
     try:
-        size = sum(path.stat().st_size for path in (folder / REPLACED).rglob("*") if path.is_file())
-        shutil.rmtree(folder / REPLACED, ignore_errors=True)
+        size = 0
+        for place in (folder / REPLACED, folder / ENCODINGS):
+            size += sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
+            shutil.rmtree(place, ignore_errors=True)
     finally:
         lock.release()
     return size

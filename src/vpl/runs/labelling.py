@@ -80,13 +80,19 @@ def make(run: Opened, plan: Plan, work: Work, *, pseudo: bool) -> None:
             for member, view, draft in zip(portion.members, portion.views, portion.result, strict=True)
         ]
 
-    words = "pseudo-masks" if pseudo else "seeds"
-    busy = run.flow(words, todo, lambda views: maker.drafts(views, pseudo), finish, maker.clock)
+    def drafts(these: list[Sample], views: list[View]) -> list[Draft]:
+        with maker.clock("encode"):
+            features = [run.encode(these, views)]
+        return maker.drafts_of(features.pop(), views, pseudo)  # which lets go of them before the CRFs
+
+    words, encoded = "pseudo-masks" if pseudo else "seeds", run.shelf.encoded
+    busy = run.flow(words, todo, drafts, finish, maker.clock)
+    run.shelf.clear()
     if "vision" not in folders:
         with contextlib.suppress(OSError):  # absent, or it still holds what was never noted
             (run.folder / "seeds" / "vision").rmdir()
     count = len(run.usable(plan))
-    run.note_stage(words, time.perf_counter() - start, count, maker.clock.seconds(), busy)
+    run.note_stage(words, time.perf_counter() - start, count, maker.clock.seconds(), busy, run.shelf.encoded - encoded)
 
 
 def _write_maps(

@@ -26,7 +26,7 @@ from vpl.method.lesson import Lesson, learn
 from vpl.method.refine import refine_maps
 from vpl.method.regions import Regions, regions
 from vpl.method.seeds import seed_maps
-from vpl.method.views import View, encode
+from vpl.method.views import View
 from vpl.runs import inventory
 from vpl.runs.files import read_regions, write_json, write_regions, write_tensors
 from vpl.runs.folder import log
@@ -42,7 +42,7 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
     """Text prototypes and, where they are asked for, vision prototypes, into prototypes.safetensors."""
     start, clock, busy = time.perf_counter(), Clock(), {}
     text, samples = text_prototypes(run), run.usable(plan)
-    vision, facts = text, None
+    vision, facts, encoded = text.clone(), None, run.shelf.encoded
     if learns(run.config):
 
         def survey(turn: int, table: Tensor, scale: float) -> Regions:
@@ -69,7 +69,8 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
         else:
             write_json(run.folder / "prototypes.json", facts)
         write_tensors(run.folder / "prototypes.safetensors", {"text": text, "vision": vision}, named)
-    run.note_stage("prototypes", time.perf_counter() - start, len(samples), clock.seconds(), busy)
+    encoded = run.shelf.encoded - encoded
+    run.note_stage("prototypes", time.perf_counter() - start, len(samples), clock.seconds(), busy, encoded)
 
 
 def text_prototypes(run: Opened) -> Tensor:
@@ -100,10 +101,14 @@ def _survey(
     records = inventory.there_of(run.folder, run.state, config, {}).records.get(stage, {})
     missing = [one for one in samples if records.get(one.id) != wanted[one.id]]
 
-    def work(views: list[View]) -> Regions:
+    more = config.prototypes.rounds > turn + 1
+    again = {one for each in (plan.of("maps"), plan.of("masks")) if each is not None for one in each.wanted}
+    keep = {one.id for one in samples} if more else again
+
+    def work(these: list[Sample], views: list[View]) -> Regions:
         tags = [view.tags for view in views]
         with clock("encode"):
-            features = encode(run.clip, views, config.clip)
+            features = run.encode(these, views, keep)
         with clock("seeds"):
             cams = seed_maps(run.clip, features, tags, there[0], count, scale, config.seeds.kind)
         if config.prototypes.refined:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
-from vpl.clip.model import FrozenClip
+from vpl.clip.model import Features, FrozenClip
 from vpl.config import Config, DataConfig
 from vpl.edges import storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
@@ -26,9 +26,10 @@ from vpl.network import team
 from vpl.progress import Progress, silent
 from vpl.runs import inventory
 from vpl.runs.contents import Contents
-from vpl.runs.folder import RunFolder, log, versions
+from vpl.runs.folder import ENCODINGS, RunFolder, log, versions
 from vpl.runs.plan import Plan, compare, encoding_of
 from vpl.runs.review import reviewed
+from vpl.runs.shelf import Shelf
 from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
 
@@ -79,6 +80,7 @@ class Opened(RunFolder):
         self.makers = dict(makers or {})
         self._clip: FrozenClip | None = None
         self._stream: Stream | None = None
+        self._shelf: Shelf | None = None
         self._dataset: Dataset | None = None
         self._held_out: tuple[Sample, ...] | None = None
         self._contents: Contents | None = None
@@ -145,6 +147,23 @@ class Opened(RunFolder):
         if self._stream is None:
             self._stream = Stream(self.clip, self.config.clip, self.image_workers)
         return self._stream
+
+    @property
+    def shelf(self) -> Shelf:
+        """Encodings between the run's passes."""
+        if self._shelf is None:
+            self._shelf = Shelf(self.folder / ENCODINGS, self.config.clip)
+        return self._shelf
+
+    def encode(self, samples: Sequence[Sample], views: Sequence[View], keep: Container[str] = ()) -> Features:
+        """Features of photographs of one patch grid, once encoded or taken from the shelf.
+
+        Args:
+            keep: ids of those that are needed again.
+        """
+        made_by = f"{self._encoding}-{self.config.clip.attention_blocks}-{self.clip.device.type}"
+        keys = [f"{self._content_of[one.id]}-{made_by}" for one in samples]
+        return self.shelf.features(self.clip, views, keys, [one.id in keep for one in samples])
 
     @property
     def contents(self) -> Contents:
@@ -232,7 +251,7 @@ class Opened(RunFolder):
         self,
         words: str,
         samples: Sequence[Sample],
-        work: Callable[[list[View]], Any],
+        work: Callable[[list[Sample], list[View]], Any],
         finish: Callable[[Batch, list[Portion]], Iterable[Callable[[], None]]],
         clock: Clock,
     ) -> dict[str, float]:
@@ -253,7 +272,9 @@ class Opened(RunFolder):
             lambda member, error: self._skip(samples[member], error),
         )
         with self.stream.watched(clock) as busy:
-            flow = self.stream.flow(batches, read, lambda _, views: work(views), finish)
+            flow = self.stream.flow(
+                batches, read, lambda members, views: work([samples[one] for one in members], views), finish
+            )
             for settled in self._counted(flow, len(samples), words):
                 for member, error in settled.failures:
                     self._skip(samples[member], error)

@@ -130,7 +130,7 @@ STAGES: dict[str, Stage] = {
 
 PLACES = ("data", "validation", "clip.model")
 """Values that say where inputs lie. What is found there counts, not the place."""
-FREE = ("clip.batch", "train.checkpoint_every")
+FREE = ("clip.batch", "clip.keep_gb", "train.checkpoint_every")
 """Values that change how the work is done and no result, but for rounding on a GPU; so do --device and --workers."""
 VIRTUAL = ("encoding", "text")
 """Rows without a product on disk: what they read is read by all that stands after them."""

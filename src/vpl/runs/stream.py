@@ -3,9 +3,9 @@
     plan     images of equal patch grids, a batch each, from the list alone      stream.plan
     flow     read (threads) ──> work on the encoder's device (lanes) ──> finish (threads)      stream.flow
 
-The unit of work is a batch, planned from the list of images alone, so that a continued run, a worker of a cluster and a
-notebook compute the same batches and so the same bytes. Memory does not grow with the list: batches are cut from
-windows of it, and few of them are on their way at once.
+The unit of work is a batch, on a CPU a photograph, planned from the list of images alone, so that a continued run, a
+worker of a cluster and a notebook compute the same batches and so the same bytes. Memory does not grow with the list:
+batches are cut from windows of it, and few of them are on their way at once.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from vpl.clip.model import FrozenClip
 from vpl.config import ClipConfig
@@ -102,6 +104,12 @@ def read_view(image: Path | str, tags: tuple[int, ...], config: ClipConfig) -> V
     return View(images.read_image(image, config.max_side), tags, images.image_size(image))
 
 
+def most_of(device: torch.device, config: ClipConfig) -> int:
+    """Most images of a batch. On a CPU one: batches bring little there, cores share out more photographs without them,
+    and a photograph's bytes do not depend on which others are worked on."""
+    return 1 if device.type == "cpu" else config.batch
+
+
 def grouped(grids: Mapping[int, tuple[int, int]], size: int) -> Iterator[tuple[int, ...]]:
     """The batches of one window: of its members, by their patch grids, those of equal grids together in their order."""
     groups: dict[tuple[int, int], list[int]] = {}
@@ -171,7 +179,7 @@ class Stream:
             grid: the patch grid of the image of this number; several threads ask at once.
             fail: told of an image whose grid is an error.
         """
-        size, number = self.config.batch, 0
+        size, window_size, number = most_of(self.clip.device, self.config), WINDOW * self.config.batch, 0
 
         def attempt(member: int) -> tuple[int, int] | VplError:
             try:
@@ -179,8 +187,8 @@ class Stream:
             except VplError as error:
                 return error
 
-        for start in range(0, count, WINDOW * size):
-            window = range(start, min(start + WINDOW * size, count))
+        for start in range(0, count, window_size):
+            window = range(start, min(start + window_size, count))
             with threads(self.workers) as readers:
                 found = dict(zip(window, readers.map(attempt, window), strict=True))
             for member, one in found.items():
