@@ -1,8 +1,9 @@
 """`vpl demo`: the whole method on drawn scenes with the embedded CLIP, nothing to download.
 
-Three data sets of scenes (three seeds) go from tags to pseudo-masks; the table compares seeds from text prototypes with
-seeds from vision prototypes, mean and standard deviation over the three, and the contact sheet shows the first. From
-the first set's pseudo-masks a network is trained, evaluated on held-out scenes and shown in the report.
+Three data sets of scenes (three seeds) go from tags to pseudo-masks twice, side by side: as in the paper, and as a new
+run of vpl does it, which is quality standard. The table compares seeds and masks, mean and standard deviation over the
+three, and the contact sheet shows the first. From the first set's pseudo-masks of either way a network is trained and
+evaluated on held-out scenes; the report is of the second way.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from vpl.config import Config, preset
+from vpl.config import Config, preset, quality
 from vpl.edges import images, sheet
 from vpl.edges.outputs import Made
 from vpl.errors import RunError
 from vpl.judge import checkup
 from vpl.pages import report
+from vpl.presets import STANDARD
 from vpl.progress import Progress, silent
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
@@ -30,14 +32,17 @@ STYLE = "demo"
 SIDE = 128
 SHEET, SHEET_ROWS = "contact-sheet.png", 8
 TRUTH = "truth"
+WAYS: dict[str, tuple[str, dict[str, object]]] = {"as in the paper": ("run", {}), "vpl": ("vpl", quality(STANDARD))}
+"""What is compared -> the first part of its runs' folders, and values beside the preset's."""
 SHEET_COLUMNS = {
     "image": None,
-    "text seeds": "seeds/text",
-    "vision seeds": "seeds/vision",
-    "pseudo-mask": "labels",
+    "text seeds": ("run", "seeds/text"),
+    "vision seeds": ("run", "seeds/vision"),
+    "as in the paper": ("run", "labels"),
+    "vpl": ("vpl", "labels"),
     "truth": TRUTH,
 }
-"""Column -> the run's folder of label maps that it shows; the truth is the data set's."""
+"""Column -> the first part of a run's folder, and the label maps that it shows; the truth is the data set's."""
 
 
 @dataclass(frozen=True)
@@ -45,33 +50,39 @@ class Demo:
     """What the demo made.
 
     Attributes:
-        pseudo: the evaluation of seeds and pseudo-masks of each set.
-        network: the evaluation of the first set's network on its held-out scenes.
+        pseudo: way -> the evaluation of seeds and pseudo-masks of each set.
+        networks: way -> the evaluation of the first set's network on its held-out scenes.
     """
 
     folder: Path
-    pseudo: tuple[dict, ...]
-    network: dict
+    pseudo: dict[str, list[dict]]
+    networks: dict[str, dict]
     sheet: Path
     report: Path
 
     def __str__(self) -> str:
-        first, held_out = self.pseudo[0], self.network
-        sets = len(self.pseudo)
+        first, held_out = (next(iter(self.pseudo.values()))[0], next(iter(self.networks.values())))
+        sets = len(next(iter(self.pseudo.values())))
         lines = [
             f"{sets} sets of {first['images']} scenes (style {STYLE}, {SIDE} px, {len(first['classes'])} classes), "
             f"split {first['split']}; mIoU in %, mean ± std over the {sets} sets",
+            f"  {'':<36} " + "  ".join(f"{way:>15}" for way in WAYS),
         ]
         for place, row in enumerate(first["rows"]):
-            values = [100 * one["rows"][place]["miou"] for one in self.pseudo]
-            lines.append(f"  {row['name']:<36} {np.mean(values):5.1f} ± {np.std(values, ddof=1):3.1f}")
+            cells = []
+            for made in self.pseudo.values():
+                values = [100 * one["rows"][place]["miou"] for one in made]
+                cells.append(f"{np.mean(values):9.1f} ± {np.std(values, ddof=1):3.1f}")
+            lines.append(f"  {row['name']:<36} " + "  ".join(cells))
         lines.append(
             f"network of the first set, {held_out['images']} held-out scenes, split {held_out['split']}; mIoU in %"
         )
-        lines += [f"  {row['name']:<36} {100 * row['miou']:5.1f}" for row in held_out["rows"]]
+        for place, row in enumerate(held_out["rows"]):
+            cells = [f"{100 * one['rows'][place]['miou']:9.1f}      " for one in self.networks.values()]
+            lines.append(f"  {row['name']:<36} " + "  ".join(cells).rstrip())
         lines += [
             "",
-            f"made:  pseudo-masks of {sets * first['images']} scenes from tags alone, and a network that needs no tags",
+            f"made:  pseudo-masks of {sets * first['images']} scenes from tags alone, and networks that need no tags",
             f"where: {self.report} (open it in a browser), {self.sheet}",
             "next:  vpl run runs/mine --images PHOTOS --tags TAGS.csv    (file_name,tags with ; between tags)",
         ]
@@ -101,7 +112,9 @@ def demo(
     Raises:
         RunError: the folder can't be used.
     """
-    folder, pseudo = Path(folder).resolve(), []
+    folder = Path(folder).resolve()
+    pseudo: dict[str, list[dict]] = {way: [] for way in WAYS}
+    networks: dict[str, dict] = {}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -113,33 +126,40 @@ def demo(
         if not data.exists():
             counts = {"train": TRAIN_IMAGES, "val": HELD_OUT_IMAGES}
             write_tree(data, counts, seed=seed, style=STYLE, size=SIDE, layout="folder")
-        run = Run(
-            folder / f"run-{seed}", config_for(data), device=device, image_workers=image_workers, progress=progress
-        )
-        with run:
-            run.labels()
-            if seed == seeds[0]:
-                run.train()
-            made = {one["split"]: one for one in run.evaluate()["evaluations"]}
-            pseudo.append(made["train"])
-            if seed == seeds[0]:
-                network = made["val"]
-                picture = write_sheet(run, folder / SHEET)
-                journal.finish([SHEET], "sheet")
-                checkup.checkup(run)
-                page = report.report(run.folder)
-    return Demo(folder, tuple(pseudo), network, picture, page)
+        for way, (name, values) in WAYS.items():
+            config = config_for(data).with_values(values)
+            run = Run(
+                folder / f"{name}-{seed}", config, device=device, image_workers=image_workers, progress=progress
+            )  # fmt: skip
+            with run:
+                run.labels()
+                if seed == seeds[0]:
+                    run.train()
+                made = {one["split"]: one for one in run.evaluate()["evaluations"]}
+                pseudo[way].append(made["train"])
+                if seed == seeds[0]:
+                    networks[way] = made["val"]
+                    checkup.checkup(run)
+                    page = report.report(run.folder)
+        if seed == seeds[0]:
+            picture = write_sheet(run, folder / SHEET)
+            journal.finish([SHEET], "sheet")
+    return Demo(folder, pseudo, networks, picture, page)
 
 
 def write_sheet(run: Run, target: Path) -> Path:
-    """The contact sheet of the first images of a run."""
+    """The contact sheet of the first images of a set, from the runs of all ways beside `run`."""
     palette, rows, captions = run.classes.palette(), [], []
+    seed = run.folder.name.rpartition("-")[2]
     for sample in run.dataset.samples[:SHEET_ROWS]:
         image = images.read_image(sample.image)
         cells = []
         for place in SHEET_COLUMNS.values():
-            path = sample.mask if place == TRUTH else run.folder / place / f"{sample.id}.png" if place else None
-            cells.append(sheet.overlay(image, images.read_mask(path), palette) if path else image)
+            path = sample.mask
+            if isinstance(place, tuple):
+                path = run.folder.parent / f"{place[0]}-{seed}" / place[1] / f"{sample.id}.png"
+            known = place is not None and path is not None and Path(path).exists()
+            cells.append(sheet.overlay(image, images.read_mask(path), palette) if known and path else image)
         rows.append(cells)
         captions.append("tags: " + ", ".join(sample.tags))
     images.write_image(target, sheet.contact_sheet(list(SHEET_COLUMNS), rows, captions))
