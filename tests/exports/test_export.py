@@ -495,7 +495,8 @@ def test_every_way_is_a_module_and_every_plan_of_a_run_knows_it():
     from vpl.runs import plan
 
     for name, takes in WAYS.items():
-        assert callable(getattr(import_module(f"vpl.exports.{name}"), "Writer" if takes == "masks" else "write"))
+        module = import_module(f"vpl.exports.{name.replace('-', '_')}")
+        assert callable(getattr(module, "Writer" if takes == "masks" else "write"))
     assert set(plan.EXPORTS) == set(WAYS)
 
 
