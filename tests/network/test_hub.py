@@ -85,7 +85,7 @@ def test_vpl_predict_takes_the_folder(run, folder, tmp_path):
 
 def test_the_folder_names_classes_pixels_and_no_place_of_this_machine(run, folder):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "config.json", "model.safetensors", "preprocessor_config.json", exports.MARK
+        ".vpl-made.jsonl", "README.md", "config.json", "model.safetensors", "preprocessor_config.json", exports.MARK
     ]  # fmt: skip
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     assert config["id2label"] == {"0": "background", "1": "red", "2": "green"}
