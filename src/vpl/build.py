@@ -22,6 +22,7 @@ from vpl.presets import STANDARD
 from vpl.progress import Progress, silent
 from vpl.runs import inventory
 from vpl.runs.folder import log
+from vpl.runs.learning import CHANCE_RANK
 from vpl.runs.plan import EXPORTS, STAGES, WHOLE, Plan
 from vpl.runs.stages import Run
 
@@ -67,7 +68,9 @@ def targets_of(command: str, folder: Path) -> tuple[str, ...]:
 def expected(run: Run, plan: Plan) -> Forecast | None:
     """What the work of a plan will take, measured where it is much; None where it is little, or can't be measured."""
     photographs = max((len(work.wanted) for work in plan.work if STAGES[work.stage].each), default=0)
-    training = plan.of("network") is not None
+    rank = run.record().get("tag_rank")
+    guesses = isinstance(rank, float) and rank < CHANCE_RANK  # which teach no network
+    training = plan.of("network") is not None and not guesses
     if photographs < MUCH and not training:
         return None
     return forecast.measured(run, photographs=photographs, training=training)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Container, Sequence
 from pathlib import Path
 
@@ -17,10 +18,10 @@ from jaxtyping import UInt8
 from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, DataConfig
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
-from vpl.errors import DataError
+from vpl.errors import DataError, RunError
 from vpl.method import looks
 from vpl.method.belonging import Counting
 from vpl.network import card, predict, train
@@ -30,6 +31,9 @@ log = logging.getLogger("vpl")
 
 LOOKED_AT = 64
 """Truth masks of a split that are read beforehand, evenly spread over its list."""
+WINDOWS = sys.platform == "win32"
+LONGEST_PATH = 259
+"""Characters of a file's whole name that Windows takes without its long paths."""
 MAPS_BYTES = 60_000
 """Label maps and regions of one photograph on the disk, about. [ours: measured on photographs of 640 x 480]"""
 
@@ -108,6 +112,35 @@ def _fitting(sample: Sample) -> UInt8[np.ndarray, "H W"] | str | None:
             f"the mask {sample.mask} has shape {truth.shape}, the photograph {sample.image} {size}; expected the same."
         )
     return truth
+
+
+def check_lengths(folder: Path, ids: Sequence[str]) -> None:
+    """File names that this system can't hold.
+
+    Raises:
+        RunError: on a Windows without long paths, the longest one would be longer than it allows.
+    """
+    if not (WINDOWS and ids) or _long_paths():
+        return
+    longest = max(ids, key=len)
+    length = len(str(folder.absolute() / "seeds" / "refined" / longest)) + len(".png") + len(storage.PARTIAL) + 1
+    if length > LONGEST_PATH:
+        raise RunError(
+            f"{longest} would get a file name of {length} characters in {folder}, and Windows allows {LONGEST_PATH}; "
+            "name a run folder with a shorter name, or switch on Windows' long paths (LongPathsEnabled)."
+        )
+
+
+def _long_paths() -> bool:
+    """Whether this Windows takes names of any length."""
+    try:
+        import winreg
+
+        place = r"SYSTEM\CurrentControlSet\Control\FileSystem"
+        with winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, place) as key:  # type: ignore[attr-defined,unused-ignore]
+            return bool(winreg.QueryValueEx(key, "LongPathsEnabled")[0])  # type: ignore[attr-defined,unused-ignore]
+    except (ImportError, OSError):
+        return False
 
 
 def warn_of_little_room(folder: Path, photographs: int) -> None:

@@ -129,6 +129,7 @@ class Run(Opened):
             checks.check_settings(self.config, stages, self.clip, self.classes)
         maps = plan.of("maps")
         if maps is not None:
+            checks.check_lengths(self.folder, list(maps.wanted))
             checks.warn_of_little_room(self.folder, len(maps.wanted))
 
     def _unscored(self, plan: Plan) -> str:
