@@ -245,8 +245,10 @@ def segment(
     Args:
         image: a path, PIL image or array; a list of these, a folder, a pattern.
         tags: of the image, as ["dog", "chair"] or "dog;chair"; of several images, for each.
-        clip, classes, config, device: as for `VPL`. Without classes, the tags are all that there is beside the
-            background words.
+        clip: as for `VPL`.
+        classes: as for `VPL`; without them, the tags are all that there is beside the background words.
+        config: as for `VPL`.
+        device: as for `VPL`.
 
     Raises:
         DataError: an image or tag can't be used.

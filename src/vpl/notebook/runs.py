@@ -170,8 +170,7 @@ def check(
 ) -> Check:
     """What is to be known before a run: classes and tags that look alike, the tag rank, time and disk; nothing is kept.
 
-    Args:
-        images, tags, clip, values, config, device: as for `run`.
+    All arguments are as for `run`.
 
     Raises:
         VplError: the list or the CLIP can't be used.
