@@ -55,6 +55,7 @@ def test_from_tags_to_report_and_new_photographs(tree, tmp_path, capsys):
     assert sorted(path.stem for path in (out / "overlays").glob("*.png")) == names
 
 
+@pytest.mark.slow
 def test_images_that_fail_are_told_and_the_status_says_so(tree, tmp_path, capsys):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -78,6 +79,7 @@ def test_images_that_fail_are_told_and_the_status_says_so(tree, tmp_path, capsys
     assert "3 pseudo-masks" in told.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given, words",
     [
@@ -166,6 +168,7 @@ def test_config_prints_every_value_with_source_and_meaning(tmp_path, capsys):
     assert main(["config", str(tmp_path / "absent")]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "given, makers, mode",
     [

@@ -240,6 +240,7 @@ def test_toml_round_trip(tmp_path):
         assert Config.from_toml(path).to_toml() == one.to_toml()
 
 
+@pytest.mark.slow
 @given(st.text(st.characters(codec="utf-8"), max_size=40), st.floats(0.05, 16.0), st.integers(0, 2**62))
 @settings(derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_and_number_survive_toml(tmp_path, text, number, seed):

@@ -45,6 +45,7 @@ def test_every_block_says_what_it_is():
         assert {language for language, _ in FENCE.findall(text)} <= {"console", "python", "toml", "text"}, page
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", blocks("console"))
 def test_commands_parse(content):
     for line in re.findall(r"^\$ (.*)$", content, re.MULTILINE):

@@ -171,6 +171,7 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_gives_a_result_or_a_sentence(tmp_path, name, capsys):

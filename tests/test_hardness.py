@@ -108,6 +108,7 @@ def test_the_images_are_valid_before_they_are_damaged(tmp_path):
         assert survives(lambda path=tmp_path / name: images.read_image(path)), name
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", sorted(VALID))
 def test_damaged_images(tmp_path, name):

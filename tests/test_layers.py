@@ -94,6 +94,7 @@ def test_import_is_lazy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_torchvision_is_never_needed():
     names = ", ".join(".".join(("vpl", *module(path))) for path in FILES if path.stem != "__main__")
     code = f"import sys; sys.modules['torchvision'] = None\nimport {names}\nprint('fine')"
@@ -101,6 +102,7 @@ def test_torchvision_is_never_needed():
     assert done.stdout.strip() == "fine", done.stderr
 
 
+@pytest.mark.slow
 def test_names_of_before_the_rooms_import_with_a_warning():
     code = (
         "import warnings; warnings.simplefilter('error'); import vpl\n"

@@ -48,6 +48,7 @@ def shown(browser: Browser) -> list[str]:
     return browser.run("return [...document.querySelectorAll('.card:not([hidden]) h3')].map(one => one.textContent)")
 
 
+@pytest.mark.slow
 def test_chromium_has_nothing_to_complain_about(opened):
     browser = opened()
     assert browser.run("return document.title") == "run & co – vpl report"

@@ -33,6 +33,7 @@ def commands() -> list[str]:
     return [" ".join(line.split()) for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", commands())
 def test_commands_parse(line):
     parser().parse_args(shlex.split(line)[1:])

@@ -19,6 +19,8 @@ from vpl.edges.images import read_image, write_image
 from vpl.scenes.tree import write_tree
 from warm import command, held
 
+pytestmark = pytest.mark.slow
+
 SIDE, KILLS = 40, 10
 VALUES = (
     "crf.rounds=1", "train.crop=40", "train.batch=2", "decoder.width=16", "decoder.heads=2", "predict.scales=[1.0]",
@@ -110,7 +112,6 @@ def test_truth_masks_come_late(story):
     assert story.bytes_of() == before and json.loads((story.run / "metrics.json").read_text())["evaluations"]
 
 
-@pytest.mark.slow
 def test_tuning_after_a_run(story):
     story.begin("run", "--steps", "0")
     story.vpl("tune", "--count", "4")
@@ -154,7 +155,6 @@ def test_a_replaced_photograph_has_a_mask_of_its_own(story):
     assert [one for one in after if after[one] != before[one]] == [path.stem]
 
 
-@pytest.mark.slow
 def test_more_steps(story):
     story.begin("run", "--steps", "2")
     told = story.vpl("run", "--steps", "3")
@@ -165,7 +165,6 @@ def test_more_steps(story):
     assert "MB freed" in story.vpl("clean") and not (story.run / "replaced").exists()
 
 
-@pytest.mark.slow
 def test_a_stale_report_is_made_again(story):
     story.begin("run", "--steps", "0")
     page = story.run / "report.html"
@@ -177,7 +176,6 @@ def test_a_stale_report_is_made_again(story):
     assert "nothing to do" in story.vpl("run")
 
 
-@pytest.mark.slow
 def test_predictions_of_another_network_are_made_again(story):
     out = story.home / "out"
     given = ("--images", str(story.images), "--out", str(out), "--device", "cpu")
@@ -202,7 +200,6 @@ def change(data: Path) -> None:
     write_image(path, np.ascontiguousarray(255 - read_image(path)))
 
 
-@pytest.mark.slow
 def test_ten_kills_during_incremental_work_leave_the_bytes_of_a_fresh_run(warm, small_tree, tmp_path):
     tree, base = tmp_path / "tree", tmp_path / "base"
     shutil.copytree(small_tree, tree)

@@ -17,6 +17,8 @@ from vpl.progress import silent
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 GIVEN = [
     "--preset",
     "scenes",
@@ -61,7 +63,6 @@ def program(tree, tmp_path_factory):
     return folder, time.perf_counter() - start, done
 
 
-@pytest.mark.slow
 def test_the_times_of_a_run_add_up_to_the_wall_clock(program):
     folder, wall, _ = program
     stages = json.loads((folder / "run.json").read_text())["stages"]
@@ -81,7 +82,6 @@ def test_the_times_of_two_commands_add_up(tree, tmp_path):
     assert timed(run) == pytest.approx(walls[0] + walls[1], rel=0.05), "nothing to do is no work"
 
 
-@pytest.mark.slow
 def test_the_log_holds_command_versions_plan_times_and_all_messages(program):
     folder, _, done = program
     log = (folder / "log.txt").read_text()
@@ -162,7 +162,6 @@ def test_too_little_memory_is_a_sentence(tree, tmp_path, monkeypatch, capsys, er
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_nothing_to_do_is_said_at_once(program, tree):
     """In about the time that torch needs to be imported, which is most of it: half as long again at most."""
     folder, _, _ = program

@@ -31,6 +31,8 @@ from vpl.runs import teaching
 from vpl.runs.review import Review
 from warm import command
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def labelled(small_tree, tmp_path_factory):
@@ -240,7 +242,6 @@ def test_killed_while_saving_and_ended_by_ctrl_c(labelled, tmp_path):
     assert process.returncode == 0 and "review.csv" in out
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_review_in_chromium_by_keyboard(server, width):
     folder = server.room.folder
@@ -295,7 +296,6 @@ def test_a_review_in_chromium_by_keyboard(server, width):
         assert browser.console() == []
 
 
-@pytest.mark.slow
 def test_the_grid_holds_a_hundred_thousand(server):
     with chromium() as browser:
         browser.open(server.address)

@@ -81,6 +81,7 @@ def test_a_checkpoint_is_its_weights_whatever_stands_before_each_key(wrap, opena
     assert caplog.text == told, "a file of OpenAI's name is taken as OpenAI's without a word"
 
 
+@pytest.mark.slow
 def test_two_models_in_one_checkpoint_are_told_apart_by_the_user(openai_state, tmp_path):
     torch.save({"state_dict": openai_state, "ema": openai_state}, tmp_path / "x.pt")
     with pytest.raises(ModelError, match=r"holds 2 CLIPs \(ema\., state_dict\.\); save the one that is meant"):

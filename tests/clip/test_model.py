@@ -140,6 +140,7 @@ def test_both_spellings_of_the_same_weights_agree(hf_models, clips, tmp_path):
     assert torch.equal(ours.encode(pixels).patches, clip.encode(pixels).patches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("halves", [False, True], ids=["float32", "float16"])
 def test_every_openai_file_gives_the_same_model(halves, openai_state, tmp_path):
     state = {key: tensor.half() if halves else tensor for key, tensor in openai_state.items()}

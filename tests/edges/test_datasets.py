@@ -201,6 +201,7 @@ def test_more_classes_than_labels_is_told(tmp_path):
         open_dataset(folder_data(tmp_path, f"file_name,tags\na.jpg,{tags}\n"))
 
 
+@pytest.mark.slow
 def test_long_lines_names_and_tags_stay_cheap(tmp_path):
     long = "x" * 251 + ".jpg"
     lines = [

@@ -194,6 +194,7 @@ def test_the_classes_of_voc_and_coco_are_not_alike():
     assert tags.alike(class_sets.coco().names) == ()
 
 
+@pytest.mark.slow
 @given(st.text(max_size=8), st.text(max_size=8))
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_one_edit_agrees_with_the_distance(first, second):

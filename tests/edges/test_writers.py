@@ -45,6 +45,7 @@ def refused(capsys, status, *words):
 
 
 # ------------------------------------------------------------------------------------------------------- input folders
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["overlays", "scores", "itself", "link"])
 def test_predict_does_not_write_where_it_reads(tree, made, tmp_path, capsys, kind):
     out = tmp_path / "out"
@@ -155,6 +156,7 @@ def test_tables_of_an_ablation_and_the_sheet_of_a_demo_replace_nothing_else(tmp_
     assert (tmp_path / "phi.csv").read_text() == (tmp_path / "contact-sheet.png").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_label_maps_of_many_workers_go_beside_nothing(tree, tmp_path, caplog):
     from vpl.runs import ray as scaleout
     from vpl.runs.stages import Run

@@ -500,6 +500,7 @@ def test_every_way_is_a_module_and_every_plan_of_a_run_knows_it():
     assert set(plan.EXPORTS) == set(WAYS)
 
 
+@pytest.mark.slow
 def test_predictions_of_a_run_and_of_new_photographs_leave_too(tmp_path, tiny_clip):
     import training_case as case
     from vpl.network import delivery, predict

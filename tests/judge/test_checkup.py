@@ -14,6 +14,8 @@ from vpl.method import signs
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory):
@@ -43,7 +45,6 @@ def test_with_truth(tree, tmp_path):
         assert worse["value"] == 1 and "labels.confidence" in worse["advice"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, {"prototypes.kind": "text"}], ids=str)
 def test_without_truth(tree, tmp_path, values):
     with Run(tmp_path / "run", config_of(tree, **{"data.masks": ""} | values), device="cpu") as run:

@@ -55,6 +55,7 @@ def miou(truths, masks) -> float:
     return confusion.miou()
 
 
+@pytest.mark.slow
 def test_the_opinion_holds_tags_and_background_alone_at_the_size_of_the_file(clip, drawn):
     views = [dataclasses.replace(view, size=(40, 50)) for view in drawn[0][:2]]
     for mask, view in zip(committee.opinion(Bench(clip, scene_classes(), views), preset("scenes")), views, strict=True):
@@ -68,6 +69,7 @@ def test_the_opinion_is_better_than_the_configured_masks(bench, drawn, opinions)
     assert miou(drawn[1], opinions) > own + 0.05
 
 
+@pytest.mark.slow
 def test_the_opinion_is_the_same_for_every_setting_that_is_tuned(clip, drawn):
     few = Bench(clip, scene_classes(), drawn[0][:3])
     other = {
@@ -87,6 +89,7 @@ def test_text_prototypes_have_an_opinion_too(clip, drawn):
     assert len(made) == 2 and all(len(np.unique(mask)) > 1 for mask in made)
 
 
+@pytest.mark.slow
 def test_patches_are_not_matched_without_background_words(clip, drawn, monkeypatch):
     """They would all be a tag's."""
     monkeypatch.setitem(looks.MAKERS, "words", None)

@@ -109,6 +109,7 @@ def test_confidence_is_the_lowest_that_agrees(bench, monkeypatch):
         assert tune._choose_confidence(bench, preset("scenes")).value == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", [{}, {"looks.makers": ("gradcam", "sclip"), "par.rounds": 2}], ids=str)
 def test_what_is_kept_is_what_the_pseudo_masks_keep(bench, values):
     config = preset("scenes").with_values(values | {"labels.confidence": 0.8})
@@ -151,6 +152,7 @@ def test_a_run_is_tuned_with_masks_that_can_not_be_read(tree, tmp_path, monkeypa
     assert again == made, "a tuned run keeps its choice"
 
 
+@pytest.mark.slow
 def test_a_run_that_has_begun_takes_the_choice(tree, tmp_path, monkeypatch):
     with Run(tmp_path / "run", config_of(tree), device="cpu") as run:
         run.labels()

@@ -145,6 +145,7 @@ def test_agrees_with_a_lattice_of_dictionaries(size, labels):
         np.testing.assert_allclose(found.numpy(), expected, atol=5e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sigmas", [(1.7, 3, 20, 13), (3.1, 1, 5, 41), (0.6, 2, 300, 8), (1.7, 3, 0.03, 0.3)])
 def test_other_kernel_widths_agree_with_a_lattice_of_dictionaries(sigmas):
     gaussian_sigma, gaussian_weight, position, colour = sigmas
@@ -173,6 +174,7 @@ def test_is_close_to_true_gaussian_kernels():
     assert np.abs(found - expected).mean() < 0.02
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("size", [*SIZES, (45, 62)])
 @pytest.mark.parametrize("labels", [1, 2, 5])
@@ -269,6 +271,7 @@ def lattices(monkeypatch):
     return counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 @pytest.mark.parametrize("least", [0, 1000])
 def test_a_batch_gives_what_its_images_give_alone(lattices, monkeypatch, mode, least):
@@ -360,6 +363,7 @@ def test_threads_at_once_give_what_one_gives():
     assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["exact", "fast"])
 def test_the_number_of_threads_does_not_show(small_cells, mode):
     image, probabilities = photograph(120, 150), guesses(3, 120, 150)

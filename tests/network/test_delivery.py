@@ -21,6 +21,8 @@ from vpl.network import predict
 from vpl.network.delivery import Outputs, deliver
 from vpl.network.predict import SINGLE, Protocol
 
+pytestmark = pytest.mark.slow
+
 FULL = Protocol((0.75, 1.0), flip=True, crf=True)
 
 

@@ -66,6 +66,7 @@ def same_maps(mine, theirs, sizes=SIZES):
             np.testing.assert_allclose(shares, shares_again, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_loaded_folder_gives_identical_maps_wherever_it_lies(run, folder, tmp_path):
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
     mine, theirs = vpl.load(run, device="cpu"), vpl.load(moved, device="cpu")
@@ -73,6 +74,7 @@ def test_a_loaded_folder_gives_identical_maps_wherever_it_lies(run, folder, tmp_
     same_maps(mine, theirs)
 
 
+@pytest.mark.slow
 def test_vpl_predict_takes_the_folder(run, folder, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -123,6 +125,7 @@ def test_a_card_without_evaluation_says_so(run):
     assert "model-index" not in text and "Nothing was" in text
 
 
+@pytest.mark.slow
 def test_a_student_is_transformers_own_folder(tiny_clip, tmp_path):
     network = segformer(tmp_path / "segformer")
     run = finished_run(tmp_path / "run", tiny_clip, decoder__network=network, train__steps=2)

@@ -218,6 +218,7 @@ def test_masked_regions_send_gradients_through_the_encoder_to_the_masks():
     assert torch.equal(seen[0][0, :, :, 0], pixels[0, :, :, 0].detach()) and seen[0][0, :, :, -1].abs().max() == 0
 
 
+@pytest.mark.slow
 def test_descent_on_the_logits_finds_the_object():
     # RSC alone, from nothing: cat's mask grows where the cat is and leaves the background; dog's leaves the cat.
     patches = torch.tensor([[[3.0, 0.0, 0.0]] * 2 + [[0.0, 0.0, 3.0]] * 2])

@@ -72,6 +72,7 @@ def slow_shares(predictor, image: np.ndarray, scales, flip: bool) -> np.ndarray:
     return torch.stack(votes).mean(0).numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (7, 5), (41, 58), (64, 64)])
 @pytest.mark.parametrize("protocol", [SINGLE, FULL], ids=["single", "full"])
 def test_results_have_the_image_size(predictor, size, protocol):
@@ -263,6 +264,7 @@ def test_a_student_needs_no_clip(tiny_clip, items, tmp_path):
 
 
 # -------------------------------------------------------------------------------------------------------- evaluation
+@pytest.mark.slow
 def test_evaluation_gives_both_protocols(predictor, items):
     samples = [Sample(item.id, item.image, (), item.mask) for item in items]
     found = predict.evaluate(predictor, iter([*samples, Sample("untold", items[0].image, (), None)]))

@@ -170,6 +170,7 @@ def test_crop_side_is_a_multiple_of_the_patch():
 
 
 # ---------------------------------------------------------------------------------------------------------- training
+@pytest.mark.slow
 def test_records_schedule_and_files(finished, tiny_clip):
     folder, records = finished
     assert [record.step for record in records] == list(range(6))
@@ -189,6 +190,7 @@ def test_records_schedule_and_files(finished, tiny_clip):
     assert not any("clip" in name or "image." in name for name in weights(folder))
 
 
+@pytest.mark.slow
 def test_it_learns(tiny_clip, items, tmp_path):
     records = list(case.fit(tiny_clip, items, tmp_path, train__steps=60))
     assert np.mean([record.loss for record in records[-5:]]) < 0.6 * records[0].loss
@@ -218,6 +220,7 @@ def test_clip_stays_frozen(tiny_clip, items, tmp_path):
     assert all(weight.grad is None and not weight.requires_grad for weight in tiny_clip.parameters())
 
 
+@pytest.mark.slow
 def test_adamw_learns_and_resumes(tiny_clip, items, tmp_path):
     chosen = {"train__optimizer": "adamw", "train__learning_rate": 0.003, "train__steps": 30, "rsc__weight": 0.0}
     records = list(case.fit(tiny_clip, items, tmp_path / "one", **chosen))
@@ -238,6 +241,7 @@ WECLIP = {
 """WeCLIP's recipe, but for the number of steps."""
 
 
+@pytest.mark.slow
 def test_weclips_recipe_learns_resumes_and_comes_back(tiny_clip, items, tmp_path):
     chosen = WECLIP | {"train__steps": 30}
     records = list(case.fit(tiny_clip, items, tmp_path / "one", **chosen))
@@ -258,6 +262,7 @@ def test_weclips_recipe_learns_resumes_and_comes_back(tiny_clip, items, tmp_path
     assert not read.training and read.drop.p == 0.1
 
 
+@pytest.mark.slow
 def test_parts_of_a_balanced_batch_add_up(tiny_clip, items, tmp_path):
     chosen = WECLIP | {"decoder__network": "decoder", "train__steps": 3}
     whole = list(case.fit(tiny_clip, items, tmp_path / "one", **chosen))
@@ -272,6 +277,7 @@ def test_relatives_of_rsc(tiny_clip, items, tmp_path):
         assert record.loss == pytest.approx(record.cross_entropy + 0.1 * record.texts + 0.4 * record.area)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_after", [1, 2, 3, 5])
 def test_resume_gives_the_uninterrupted_numbers(finished, tiny_clip, items, tmp_path, stopped_after):
     folder, records = finished
@@ -318,6 +324,7 @@ def test_other_settings_are_not_continued(finished, tiny_clip, items, tmp_path):
         list(case.fit(tiny_clip, items, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [2, 3, 4])
 def test_accumulation_gives_the_same_curve(finished, tiny_clip, items, tmp_path, parts):
     records = list(case.fit(tiny_clip, items, tmp_path, train__accumulate=parts))
@@ -362,6 +369,7 @@ SEEDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_seeds_made_anew_teach_from_half_of_the_training_on_and_resume(tiny_clip, items, tmp_path):
     plain = case.numbers(case.fit(tiny_clip, items, tmp_path / "plain", **SEEDS | {"train__online": False}))
     records = case.numbers(case.fit(tiny_clip, items, tmp_path / "one", **SEEDS))
@@ -402,6 +410,7 @@ def test_nan_names_the_images_of_its_batch(tiny_clip, items, tmp_path):
     assert not (tmp_path / "network" / "network.json").exists()
 
 
+@pytest.mark.slow
 def test_a_student_learns_and_resumes(tiny_clip, items, tmp_path):
     from transformers import SegformerConfig
 

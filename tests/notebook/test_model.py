@@ -13,6 +13,8 @@ from vpl.edges.images import read_mask
 from vpl.runs.scoring import MAP_ROWS
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 COUNT = 5
 
 

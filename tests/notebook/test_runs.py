@@ -15,6 +15,8 @@ from vpl.cli import main
 from vpl.edges.images import read_mask
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 SMALL = {
     "train.steps": 2, "train.crop": 32, "train.batch": 2, "decoder.width": 16, "decoder.heads": 2, "crf.rounds": 1,
     "predict.scales": [1.0],

@@ -54,6 +54,7 @@ def test_numbers_differences_and_images(runs):
     assert all(len(one.cells) == 4 for one in data.pictures), "image, truth, two runs"
 
 
+@pytest.mark.slow
 def test_scores_of_an_image_by_hand(runs, tree, tmp_path):
     """A run whose masks are the truth scores 1 everywhere, one with nothing but background scores little."""
     folders = []

@@ -109,6 +109,7 @@ def test_best_patches_is_near_the_best_cosine():
 # what a step sees
 
 
+@pytest.mark.slow
 def test_encode_images_is_the_models_own_answer(tokenizer):
     model = recipe.build(TINY, tokenizer, "eager").eval()
     pixels = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(4))
@@ -188,6 +189,7 @@ def test_the_best_tag_map_is_kept(source, tokenizer):
     assert trainer.best["step"] == 7
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss(source, tokenizer):
     given = dataclasses.replace(TINY, steps=40, mosaic=0.25, rate=3e-3)
     trainer = trainer_of(tokenizer, given)
@@ -248,6 +250,7 @@ def test_average_precision_agrees_with_its_definition():
         assert math.isnan(found) if not precisions else found == pytest.approx(np.mean(precisions))
 
 
+@pytest.mark.slow
 def test_zero_shot_of_random_weights_is_near_chance(source, tokenizer):
     figures = zeroshot.zero_shot(recipe.build(TINY, tokenizer, "eager").eval(), tokenizer, source.held_out(12), 32)
     assert figures.images == 12 and set(figures.ap) <= {*SCENE_NAMES, *SCENE_GROUNDS}
@@ -258,6 +261,7 @@ def test_zero_shot_of_random_weights_is_near_chance(source, tokenizer):
 # no mask
 
 
+@pytest.mark.slow
 def test_training_runs_with_masks_not_generated_at_all(monkeypatch, tmp_path):
     def no_mask(*_):
         raise AssertionError("a mask was made")
@@ -299,6 +303,7 @@ def own(tmp_path_factory):
     return folder, out, args
 
 
+@pytest.mark.slow
 def test_the_exported_folder_loads_with_transformers_and_with_vpl(own):
     from transformers import AutoTokenizer, CLIPModel
 

@@ -12,6 +12,8 @@ from vpl.errors import RunError
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path, caplog):
     tree = write_tree(tmp_path / "scenes", {"train": 3}, size=32)

@@ -133,6 +133,7 @@ def test_a_changed_value_is_named_in_the_reasons(key):
     assert key in first.reasons[0] and "is now" in first.reasons[0]
 
 
+@pytest.mark.slow
 def test_refined_regions_depend_on_the_refinement():
     config = Config().with_values({"prototypes.refined": True})
     for key in ("refine.rounds", "clip.attention_blocks"):
@@ -179,6 +180,7 @@ def test_a_new_photograph_alone_is_computed_and_what_was_learned_is_kept():
     assert plan.kept == ("prototypes", "network") and not plan.gone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{"content": "other bytes"}, {"tags": "other tags"}])
 def test_a_changed_photograph_or_tag_alone_is_computed(fields):
     plan = compare(changed(**fields), built(asked()), TARGETS)
@@ -213,6 +215,7 @@ def test_relearning_from_the_same_photographs_is_nothing_to_do():
     assert not compare(dataclasses.replace(asked(), relearn=True), built(asked()), TARGETS)
 
 
+@pytest.mark.slow
 def test_late_truth_touches_evaluation_alone():
     bare = dataclasses.replace(
         asked(held_out=""), photographs=tuple(dataclasses.replace(one, truth="") for one in asked().photographs)
@@ -223,6 +226,7 @@ def test_late_truth_touches_evaluation_alone():
     assert redone(asked(), asked(held_out="more")).keys() == {"network scores", "signs", "report", "hf"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, stages", [("clip", ALL), ("classes", ALL), ("colors", AFTER_MAPS), ("split", {"scores", "signs", "report"})]
 )

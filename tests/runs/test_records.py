@@ -45,6 +45,7 @@ def places(tree, path=()):
         yield from places(one, (*path, key))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FILES)
 def test_what_vpl_writes_is_read_and_nothing_else_is_more_than_a_sentence(tmp_path, name):
     good, read = FILES[name]

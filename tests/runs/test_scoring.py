@@ -14,6 +14,8 @@ from vpl.cli import main
 from vpl.edges.images import read_mask
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory) -> Path:

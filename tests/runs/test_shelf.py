@@ -15,6 +15,8 @@ from vpl.runs.shelf import Shelf
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 COUNT = 12
 
 

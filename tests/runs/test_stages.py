@@ -30,6 +30,8 @@ from vpl.runs.stages import Run
 from vpl.runs.stream import AHEAD
 from vpl.scenes.tree import write_tree
 
+pytestmark = pytest.mark.slow
+
 IMAGES = 10
 
 
@@ -76,7 +78,6 @@ def finished(tree, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.slow
 def test_a_mask_for_each_image_at_its_size(tree, finished):
     for path in sorted((tree / "images" / "train").iterdir()):
         for place in MAP_ROWS:
@@ -133,7 +134,6 @@ def test_a_continued_run_writes_the_same_bytes(tree, finished, tmp_path):
     assert files_of(folder) == wanted and not list(folder.rglob("*.vpl-partial"))
 
 
-@pytest.mark.slow
 def test_kill_and_start_again(tree, finished, tmp_path):
     """kill -9 at growing distances from the start, until the run ends by itself: the same files."""
     folder = tmp_path / "run"
@@ -189,7 +189,6 @@ def test_the_record_tells_the_time_of_each_part(finished):
         assert all(0 <= stage["busy"][kind] <= 1 for kind in ("reading", "encoding", "finishing"))
 
 
-@pytest.mark.slow
 def test_reading_waits_for_a_slow_encoder(tree, tmp_path, monkeypatch):
     """So memory does not grow with the data set."""
     began, go_on = [], threading.Event()
@@ -223,7 +222,6 @@ def short_of_memory(monkeypatch, fits) -> None:
     monkeypatch.setattr(FrozenClip, "trunk", trunk)
 
 
-@pytest.mark.slow
 def test_out_of_memory_makes_the_results_of_a_smaller_batch(tree, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(stream, "most_of", lambda _, config: config.batch)  # as on a GPU
     with Run(tmp_path / "small", config_of(tree, **{"clip.batch": 2})) as run:
@@ -297,7 +295,6 @@ def short_of_memory_for_crfs(monkeypatch, fits: int) -> list[int]:
     return tried
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fits", [1, 0])
 def test_crfs_that_do_not_fit_into_the_device_halve_the_batch_and_go_to_the_cpu_at_last(
     tree, finished, tmp_path, gpu_crf, monkeypatch, caplog, fits
@@ -368,7 +365,6 @@ def test_images_are_asked_for():
         dataset_of(preset("scenes").data)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

@@ -138,6 +138,7 @@ def test_without_a_mask_the_picture_is_the_same_and_no_mask_is_made(style, monke
         draw(11, 0, style, 48)
 
 
+@pytest.mark.slow
 def test_tags_are_the_classes_of_the_mask(drawn):
     for scene in chain.from_iterable(drawn.values()):
         values = set(np.unique(scene.mask).tolist()) - {0}
