@@ -297,3 +297,17 @@ def test_names_are_utf8_whatever_the_locale(tree, tmp_path):
     done = program(*given, "--set", "crf.rounds=1", env=plain, capture_output=True)
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "run" / "labels").iterdir()] == ["é.png"]
+
+
+@pytest.mark.parametrize(("words", "status"), [("PyObject pointer is null", 2), ("index out of bounds", 70)])
+def test_a_library_in_rust_that_panics_is_told(monkeypatch, capsys, words, status):
+    """Its panics are no Exceptions; without memory it has none of Python's errors to give."""
+    panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
+
+    def panicked(*given):
+        raise panic(words)
+
+    monkeypatch.setattr(commands, "run", panicked)
+    assert main(["report", "run"]) == status
+    told = capsys.readouterr().err
+    assert ("memory is too small" in told) == (status == 2) and ("Traceback" in told) == (status == 70)

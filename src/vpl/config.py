@@ -599,22 +599,37 @@ class Config:
         try:
             with Path(path).open("rb") as file:  # it may be a pipe, so its size is known when it is read
                 text = file.read(MOST_TOML_BYTES + 1)
-            if len(text) > MOST_TOML_BYTES:
-                raise ConfigError(f"the configuration {path} has more than {MOST_TOML_BYTES} bytes; check the path.")
-            if not text.strip(b"\0 \t\r\n"):  # torn: going on with the defaults would make another run of it
-                raise ConfigError(
-                    f"the configuration {path} is empty, so what was run can't be known; write the values into it, or "
-                    "name a new folder."
-                )
-            tree = tomllib.loads(text.decode("utf-8").replace("\r\n", "\n"))
         except OSError as error:
             raise ConfigError(f"the configuration {path} can't be read ({error.strerror}); check the path.") from error
+        return cls.from_text(text, path, base)
+
+    @classmethod
+    def from_text(cls, text: bytes, path: str | Path, base: Config | None = None) -> Config:
+        """`from_toml` of what a file holds; `path` is what messages call it.
+
+        Raises:
+            ConfigError: as `from_toml`.
+        """
+        if len(text) > MOST_TOML_BYTES:
+            raise ConfigError(f"the configuration {path} has more than {MOST_TOML_BYTES} bytes; check the path.")
+        if not text.strip(b"\0 \t\r\n"):  # torn: going on with the defaults would make another run of it
+            raise ConfigError(
+                f"the configuration {path} is empty, so what was run can't be known; write the values into it, or "
+                "name a new folder."
+            )
+        try:
+            tree = tomllib.loads(text.decode("utf-8").replace("\r\n", "\n"))
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"the configuration {path} is no valid TOML ({error}); mend that line.") from error
-        values: dict[str, object] = {}
-        for key, given in tree.items():
-            values |= {f"{key}.{name}": one for name, one in given.items()} if isinstance(given, dict) else {key: given}
-        return (base or cls()).with_values({key: given for key, given in values.items() if key not in GONE})
+        return (base or cls()).with_values({key: one for key, one in values_of(tree).items() if key not in GONE})
+
+
+def values_of(tree: Mapping[str, object]) -> dict[str, object]:
+    """The values of a TOML tree by their dotted keys."""
+    values: dict[str, object] = {}
+    for key, given in tree.items():
+        values |= {f"{key}.{name}": one for name, one in given.items()} if isinstance(given, dict) else {key: given}
+    return values
 
 
 def _parsed(given: Any, kind: Any) -> Any:

@@ -123,6 +123,8 @@ def demo(
     journal.begin([SHEET])
     for seed in seeds:
         data = folder / f"scenes-{seed}"
+        if data.exists() and not (data / "classes.toml").is_file():
+            raise RunError(f"{data} is there and holds no scenes that vpl drew; move it away, or name another --out.")
         if not data.exists():
             counts = {"train": TRAIN_IMAGES, "val": HELD_OUT_IMAGES}
             write_tree(data, counts, seed=seed, style=STYLE, size=SIDE, layout="folder")

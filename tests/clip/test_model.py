@@ -368,6 +368,15 @@ def _missing_key(folder, state):
     return "openai.safetensors"
 
 
+def _zeros_to_the_end(folder, state):
+    """As a download leaves a file that it had made room for."""
+    path = folder / "openai.safetensors"
+    save_file(state, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2] + bytes(len(data) - len(data) // 2))
+    return path.name
+
+
 def _image_tower_alone(folder, state):
     save_file({k: v for k, v in state.items() if k.startswith("visual.")}, folder / "openai.safetensors")
     return "openai.safetensors"
@@ -431,6 +440,7 @@ def _no_path(folder, state):
         (_not_weights, "holds a list, expected a state dict"),
         (_other_keys, r"neither OpenAI's nor transformers' keys.*conv\.weight"),
         (_missing_key, r"image\.ln_post\.bias is missing"),
+        (_zeros_to_the_end, "holds zeros alone, which no trained CLIP does. Download it again"),
         (_image_tower_alone, "holds the image tower alone; expected both towers"),
         (_wrong_shape, r"blocks\.1\.up\.bias has shape \(3,\), expected \(256,\)"),
         (_grid_not_square, "7 patch positions.*expected a square grid"),

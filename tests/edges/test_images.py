@@ -413,6 +413,11 @@ def test_a_photograph_under_its_alpha_channel_is_seen_and_it_is_said(tmp_path, c
         assert np.array_equal(images.read_image(saved(tmp_path, name, picture, **options)), image), name
         assert name in caplog.text and "that is no transparency" in caplog.text
     caplog.clear()
+    grey = Image.fromarray(image[..., 0])
+    under = Image.merge("LA", [grey, Image.fromarray(half)])
+    assert np.array_equal(images.read_image(saved(tmp_path, "grey.png", under))[..., 0], image[..., 0])
+    assert "grey.png" in caplog.text, "grey under a mask is seen, too"
+    caplog.clear()
     found = images.read_image(saved(tmp_path, "cut.png", cut_out(image)))
     assert (found[:, :40] == 255).all() and np.array_equal(found[:, 40:], image[:, 40:]) and not caplog.text
 

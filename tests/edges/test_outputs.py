@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from vpl.edges.outputs import NAME, Made, check_apart
@@ -50,3 +52,20 @@ def test_outputs_and_inputs_are_apart_whatever_the_links(tmp_path):
     check_apart([tmp_path / "out"], [tmp_path / "in", ""])
     with pytest.raises(RunError, match="is a folder that is read from"):
         check_apart([tmp_path / "out", tmp_path / "out" / "overlays"], [tmp_path / "in"])
+
+
+def test_an_empty_file_is_made_again(tmp_path):
+    made = Made(tmp_path)
+    made.begin(["a.png"])
+    (tmp_path / "a.png").write_bytes(b"1")
+    made.finish(["a.png"], "x")
+    assert made.is_fresh(["a.png"], "x")
+    (tmp_path / "a.png").write_bytes(b"")
+    assert not made.is_fresh(["a.png"], "x"), "as a power cut leaves it"
+
+
+def test_the_journal_is_on_the_disk_before_the_file_is(tmp_path, monkeypatch):
+    told, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: told.append((tmp_path / NAME).read_text()) or real(number))
+    Made(tmp_path).begin(["a.png"])
+    assert "a.png" in told[0], "or what a power cut leaves would be taken for the user's"

@@ -75,8 +75,16 @@ def test_what_is_left_out_is_named(photos):
 def test_what_vpl_has_made_below_is_no_photograph(photos):
     made = outputs.Made(photos / "day1" / "deep")
     made.begin(["x.png"])
+    (photos / "out").mkdir()
+    outputs.Made(photos / "out").begin(["a.png"])
     write(photos / "out" / "a.png")
-    assert names(sources.read(photos, without=[photos / "out"])) == ["a", "b", "day1/a"]
+    assert names(sources.read(photos)) == names(sources.read(f"{photos}/**/[ab].*")) == ["a", "b", "day1/a"]
+    outputs.Made(photos).begin(["c.png", "overlays/c.png"])
+    (photos / outputs.MASKS).write_text("{}")
+    write(photos / "c.png")
+    (photos / "overlays").mkdir()
+    write(photos / "overlays" / "c.png")
+    assert names(sources.read(photos)) == ["a", "b", "day1/a"], "masks beside photographs are no photographs"
 
 
 @pytest.mark.parametrize(

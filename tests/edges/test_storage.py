@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -216,3 +217,40 @@ def test_a_folder_that_can_not_be_opened_is_no_reason_not_to_write(tmp_path, mon
     monkeypatch.setattr(os, "open", refused)
     storage.write_bytes_atomic(tmp_path / "a", b"x")
     assert (tmp_path / "a").read_bytes() == b"x"
+
+
+def test_a_whole_folder_is_on_the_disk_before_its_name_is(tmp_path, monkeypatch):
+    partial = tmp_path / "partial"
+    (partial / "deep").mkdir(parents=True)
+    for name in ("a", "deep/b"):
+        (partial / name).write_bytes(b"x")
+    (partial / "link").symlink_to("a")
+    told, real = [], {"fsync": os.fsync, "rename": Path.rename}
+    monkeypatch.setattr(os, "fsync", lambda number: told.append(kind_of(number)) or real["fsync"](number))
+    monkeypatch.setattr(Path, "rename", lambda self, goal: told.append("name") or real["rename"](self, goal))
+    storage.take_name(partial, tmp_path / "whole")
+    assert sorted(told[: told.index("name")]) == ["file", "file", "folder", "folder"]
+    assert told[told.index("name") :] == ["name", "folder"] and (tmp_path / "whole" / "deep" / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "there is not enough memory to read"),
+        (OSError(errno.EIO, "Input/output error"), "can't be read now .Input/output error.; mend that"),
+        (OSError(errno.EMFILE, "Too many open files"), "can't be read now"),
+        (FileNotFoundError(errno.ENOENT, "No such file"), "the folder .*gone has vanished"),
+        (PermissionError(errno.EACCES, "Permission denied"), "the folder .*gone has vanished, or can't be entered"),
+    ],
+)
+def test_the_machine_is_no_bad_file(tmp_path, error, words):
+    with pytest.raises(RunError, match=words):
+        storage.check_machine(tmp_path / "gone" / "a.png", error)
+
+
+def test_a_bad_file_is_not_the_machine(tmp_path):
+    for error in (FileNotFoundError(errno.ENOENT, "No such file"), PermissionError(errno.EACCES, "Permission denied")):
+        storage.check_machine(tmp_path / "a.png", error)
+    storage.check_machine(tmp_path / "a.png", ValueError("damaged"))
+    (tmp_path / "file").touch()
+    storage.check_machine(tmp_path / "file" / "a.png", NotADirectoryError(errno.ENOTDIR, "Not a directory"))

@@ -182,3 +182,69 @@ def test_label_maps_of_many_workers_go_beside_nothing(tree, tmp_path, caplog):
             scaleout._folders(run, theirs)
     (theirs / "vpl.json").unlink()
     assert files(theirs) == before
+
+
+# ---------------------------------------------------------------------------------------------- siblings of these kinds
+@pytest.mark.parametrize("place", ["", "labels", "network", "state", "seeds/text", "labels/deeper"])
+def test_masks_don_t_go_where_a_run_keeps_its_own(tree, made, tmp_path, capsys, place):
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    before = files(run)
+    status = main(["predict", str(run), "--images", str(tree / "images" / "val"), "--out", str(run / place), "--fast"])
+    refused(capsys, status, "a run's own folder", "name another")
+    assert files(run) == before
+    outputs.check_no_run(run / "masks")
+    outputs.check_no_run(tmp_path)
+
+
+def test_photographs_in_the_output_folder_are_not_passed_over(tree, made, tmp_path, capsys):
+    photos = tmp_path / "photos"
+    shutil.copytree(tree / "images" / "val", photos / "day1")
+    before = files(photos)
+    for given in (str(photos), str(photos / "day1" / "*.png"), str(photos / "**" / "*.png")):
+        status = main(["predict", str(made), "--images", given, "--out", str(photos / "day1"), "--fast"])
+        refused(capsys, status, "is a folder that is read from")
+    assert files(photos) == before
+
+
+@pytest.mark.parametrize("name", ["vpl-masks.json", "scores.csv"])
+def test_a_list_beside_the_masks_replaces_no_other_file(tree, made, tmp_path, capsys, name):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    command = ["predict", str(made), "--images", str(tree / "images" / "val"), "--out", str(out), "--fast", "--scores"]
+    refused(capsys, main(command), f"{name} is there and was not made by vpl")
+    assert (out / name).read_text() == "mine" and not list(out.rglob("*.png")), "it is said before the first photograph"
+    assert main([*command, "--overwrite"]) == 0 and (out / name).read_text() != "mine"
+    assert main(command) == 0
+
+
+def test_an_ablation_on_photographs_leaves_their_folder_alone(tree, capsys):
+    photos = tree / "images" / "train"
+    before = files(photos)
+    given_data = ["--images", str(photos), "--tags", str(tree / "train.csv"), "--masks", str(tree / "masks" / "train")]
+    status = main(["ablate", "phi", "--out", str(photos), "--sets", "1", "--count", "2", *given_data])
+    refused(capsys, status, "is a folder that is read from")
+    assert files(photos) == before
+
+
+def test_a_report_replaces_a_report_or_what_was_torn(made, tmp_path, capsys):
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    (run / "report.html").write_text("<p>mine</p>")
+    refused(capsys, main(["report", str(run)]), "report.html is there and was not made by vpl")
+    assert (run / "report.html").read_text() == "<p>mine</p>"
+    (run / "report.html").write_bytes(bytes(100))
+    assert main(["report", str(run)]) == 0 and outputs.PAGE_MARK in (run / "report.html").read_text()
+
+
+def test_scenes_go_through_no_link_and_a_demo_into_no_other_folder(tmp_path, capsys):
+    (tmp_path / "real").mkdir()
+    for name, goal in (("link", "real"), ("dangling", "nowhere")):
+        (tmp_path / name).symlink_to(tmp_path / goal)
+        refused(capsys, main(["scenes", str(tmp_path / name), "--train", "1", "--val", "1"]), "is a link")
+    (tmp_path / "demo" / "scenes-0").mkdir(parents=True)
+    refused(capsys, main(["demo", "--out", str(tmp_path / "demo")]), "scenes-0 is there and holds no scenes")
+
+
+def test_nothing_is_no_folder(tree, tmp_path, capsys):
+    assert main(["plan", str(tmp_path / "run"), *given(tree, "--masks", "", "--set", "validation.masks=")]) == 0
+    refused(capsys, main(["plan", str(tmp_path / "run"), *given(tree, "--images", "")]), "data.images is empty")

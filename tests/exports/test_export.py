@@ -533,3 +533,12 @@ def test_predictions_of_a_run_and_of_new_photographs_leave_too(tmp_path, tiny_cl
         read_mask(tmp_path / "run" / "predicted" / "a.png"),
         predictor.predict(photos / "a.png", protocol=predictor.full),
     )
+
+
+def test_the_folder_of_photographs_here_and_behind_urls():
+    from vpl.exports.export import _above
+
+    assert _above([Path("/data/day1/a.png"), Path("/data/day2/a.png")]) == Path("/data")
+    assert _above(["s3://b/data/day1/a.png", "s3://b/data/day2/a.png"]) == "s3://b/data"
+    assert _above(["s3://b/data/a.png"]) == "s3://b/data"
+    assert _above(["s3://b/data/day1/a.png", Path("/data/a.png")]) == Path("/data")

@@ -8,11 +8,13 @@ import re
 import sys
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from vpl.cli import main
 from vpl.cli.show import bar
 from vpl.config import preset
+from vpl.edges import images
 from vpl.errors import DataError
 from vpl.judge import ablate
 from vpl.judge.ablated import Ablated, Cell, Claim
@@ -148,6 +150,10 @@ def test_own_data_in_parts_that_share_no_image(tmp_path):
     without = config.with_values({"data.masks": ""})
     with pytest.raises(DataError, match="--masks"):
         OwnData(without, 2, 3).load(0)
+    for path in (tree / "masks" / "train").iterdir():
+        images.write_mask(path, np.where(images.read_mask(path), 255, 0).astype(np.uint8), [])
+    with pytest.raises(DataError, match=r"can't belong together.*data\.mask_values=binary"):
+        OwnData(config, 2, 3).load(0)
 
 
 def test_the_network_ablation(tmp_path):

@@ -222,3 +222,47 @@ def test_the_command_line_takes_files_patterns_and_folders(run, tmp_path, monkey
     assert main(["predict", str(run), "--images", "photos", "--out", "all", "--fast", "--device", "cpu"]) == 1
     assert "skipped 'letter.pdf': photos/letter.pdf is damaged or no image" in capsys.readouterr().err
     assert main(["predict", str(run), "--images", "photos", "--out", "all", "--confidence", "2"]) == 2
+
+
+@pytest.mark.parametrize("kind", ["a share that vanishes", "no memory", "a disk that answers with an error"])
+def test_a_machine_at_its_end_stops_predictions_which_go_on_later(predictor, tmp_path, monkeypatch, kind):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for number in range(3):
+        images.write_image(photos / f"{number}.png", picture(20, 30, number))
+
+    def failing(*given):
+        raise MemoryError if kind == "no memory" else OSError(5, "Input/output error")
+
+    def spoiled(items, total, words):
+        for number, item in enumerate(items):
+            if number == 1 and kind == "a share that vanishes":
+                photos.rename(tmp_path / "away")
+            elif number == 1:
+                monkeypatch.setattr(images, "_as_rgb", failing)
+            yield item
+
+    with pytest.raises(RunError, match=r"has vanished|not enough memory|can't be read now"):
+        list(deliver(predictor, photos, out, SINGLE, progress=spoiled))
+    assert [one.name for one in out.glob("*.png")] == ["0.png"], "nothing was skipped for it"
+    monkeypatch.undo()
+    if (tmp_path / "away").exists():
+        (tmp_path / "away").rename(photos)
+    assert list(deliver(predictor, photos, out, SINGLE)) == []
+    assert sorted(one.name for one in out.glob("*.png")) == ["0.png", "1.png", "2.png"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"confidence": "x", "labels": {}}', '{"confidence": 1, "labels": {"a": 1}}']
+)
+def test_damaged_scores_are_one_sentence(predictor, tmp_path, text):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    images.write_image(photos / "a.png", picture(20, 30))
+    assert list(deliver(predictor, photos, out, SINGLE, Outputs(scores=True))) == []
+    (out / "scores" / "a.json").write_text(text)
+    if text:
+        with pytest.raises(RunError, match=r"a\.json is damaged \(.*\); delete it"):
+            list(deliver(predictor, photos, out, SINGLE, Outputs(scores=True)))
+    else:
+        assert list(deliver(predictor, photos, out, SINGLE, Outputs(scores=True))) == [], "an empty one is made again"

@@ -381,3 +381,31 @@ def test_the_next_driver_goes_on_though_workers_are_killed(stopped, tree, local,
     assert f"pseudo-masks in local://{stopped.out}/labels" in said.out and "2 images skipped" in said.err
     assert "image/s" not in said.err, "no bar where nobody looks"
     assert "Traceback" not in said.err and "Running Dataset" not in said.err
+
+
+def test_a_clip_whose_tensors_lie_at_odd_addresses_gives_the_local_bytes(ray, tree, local, tmp_path):
+    """float32 weights in a file that begins them where no kernel expects it, through Ray's own memory."""
+    from safetensors.torch import load_file, save_file
+
+    import vpl
+    from vpl.clip.model import ALIGNMENT
+
+    clip = Path(shutil.copytree(Path(vpl.__file__).parent / "pocket", tmp_path / "clip"))
+    path = clip / "model.safetensors"
+    save_file({name: one.float().contiguous() for name, one in load_file(path).items()}, path)
+    data = path.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    for blanks in (8, 16, 24, 40):  # a longer header moves every tensor
+        moved = (length + blanks).to_bytes(8, "little") + data[8 : 8 + length] + b" " * blanks + data[8 + length :]
+        path.write_bytes(moved)
+        if any(one.data_ptr() % ALIGNMENT for one in load_file(path).values()):
+            break
+    config = config_of(tree, **{"clip.model": str(clip)})
+    with Run(tmp_path / "learned", config) as run:
+        run.prototypes()
+    shutil.copytree(tmp_path / "learned", tmp_path / "here")
+    with Run(tmp_path / "here", config) as run:
+        run.labels()
+    with Run(tmp_path / "learned", config) as run:
+        scaleout.labels(run)
+    assert maps_of(tmp_path / "learned") == maps_of(tmp_path / "here") == maps_of(local)

@@ -16,10 +16,10 @@ from PIL import Image
 
 from vpl import build
 from vpl.classes import IGNORE
-from vpl.config import Config
 from vpl.edges import images, locks
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError, VplError
+from vpl.runs import stored
 from vpl.runs.opened import dataset_of, split_of
 from vpl.runs.plan import count_of
 from vpl.runs.review import CORRECTED, Review
@@ -41,7 +41,7 @@ class Room:
         if not (folder / "config.toml").is_file() or not (folder / "labels").is_dir():
             raise RunError(f"{folder} is no run with pseudo-masks; run vpl labels first.")
         self.folder, self._device = folder, device
-        self.config = Config.from_toml(folder / "config.toml")
+        self.config = stored.read(folder)
         dataset = dataset_of(self.config.data)
         self.classes, self._samples = dataset.classes, {one.id: one for one in dataset.samples}
         (folder / CORRECTED).mkdir(exist_ok=True)
@@ -183,7 +183,7 @@ class Room:
 
     def _remake(self) -> None:
         try:
-            with build.open_run(self.folder, Config.from_toml(self.folder / "config.toml"), device=self._device) as run:
+            with build.open_run(self.folder, stored.read(self.folder), device=self._device) as run:
                 plan = build.bring(run, "labels")
             work = plan.of("masks")
             made = list(work.wanted) if work else []

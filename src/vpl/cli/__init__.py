@@ -69,7 +69,12 @@ def _status(arguments: Sequence[str] | None, began: float) -> int:
         return _too_little_memory()
     except KeyboardInterrupt:
         return _interrupted()
-    except Exception as error:
+    except BaseException as error:
+        panic = type(error).__module__ == "pyo3_runtime"  # of a library in Rust, which is no Exception
+        if panic and "pointer is null" in str(error):  # Python had no memory for it
+            return _too_little_memory()
+        if not (panic or isinstance(error, Exception)):
+            raise
         if _while_interrupted(error):
             return _interrupted()
         if "torch" in sys.modules:  # which tells of memory in errors of its own

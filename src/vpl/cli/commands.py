@@ -21,6 +21,7 @@ from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, LookConfig, of_prese
 from vpl.edges import storage
 from vpl.errors import ConfigError
 from vpl.runs.plan import Plan, count_of, told
+from vpl.runs.stored import read
 
 if TYPE_CHECKING:
     from vpl.runs.stages import Run
@@ -56,7 +57,7 @@ def _config(given: argparse.Namespace) -> Config:
     if given.config:
         base = Config.from_toml(given.config, base)
     elif given.folder and stored.exists():
-        base = Config.from_toml(stored).with_values(_preset_beside_tuning(given.preset, folder))
+        base = read(folder).with_values(_preset_beside_tuning(given.preset, folder))
     values: dict[str, object] = quality(given.quality) if given.quality else {}
     values |= {key: getattr(given, key) for key in KEYS.values() if getattr(given, key) is not None}
     shared = {key: f"validation.{key.removeprefix('data.')}" for key in HOW_TO_READ if key in values}
@@ -67,7 +68,7 @@ def _config(given: argparse.Namespace) -> Config:
             raise ConfigError(f"--set {text} has no value; write --set KEY=VALUE, such as --set prototypes.phi=0.4.")
         values[key.strip()] = content.strip()
     for key in PATHS & values.keys():
-        if not storage.is_url(str(values[key])):
+        if values[key] != "" and not storage.is_url(str(values[key])):  # "" is none, and not the folder one stands in
             values[key] = str(Path(str(values[key])).resolve())
     if "data.classes" in values and Path(str(values["data.classes"])).is_file():
         values["data.classes"] = str(Path(str(values["data.classes"])).resolve())

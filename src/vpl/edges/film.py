@@ -97,7 +97,7 @@ def write(path: Path, pictures: Iterable[UInt8[np.ndarray, "H W 3"]], rate: Frac
                 film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")))
             if stream is not None:
                 film.mux(stream.encode(None))
-        partial.replace(path)
+        storage.take_name(partial, path)
     except (OSError, av.error.FFmpegError) as error:
         raise RunError(
             f"{path} can't be written ({error.strerror or error}); check the folder and the free space."

@@ -29,7 +29,7 @@ from PIL import Image
 from torch import Tensor
 
 from vpl.edges import storage
-from vpl.errors import DataError
+from vpl.errors import DataError, VplError
 
 log = logging.getLogger("vpl")
 
@@ -316,18 +316,22 @@ def _is_heic(path: Path | str, file: io.BufferedIOBase) -> bool:
 
 @contextlib.contextmanager
 def _told(path: Path | str, wanted: str = "an image") -> Iterator[None]:
-    """Any failure inside as one DataError."""
+    """Any failure inside as one DataError; one of the machine as a RunError."""
     try:
         yield
-    except DataError:
+    except VplError:
         raise
+    except MemoryError as error:
+        storage.check_machine(path, error)
     except FileNotFoundError as error:
+        storage.check_machine(path, error)
         raise DataError(f"there is no file {path}; check the path.") from error
     except Image.UnidentifiedImageError as error:
         raise DataError(f"{path} is damaged or no image; expected {wanted} file.") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(path) from error
     except OSError as error:
+        storage.check_machine(path, error)
         reason = error.strerror or str(error).strip() or "unreadable"
         raise DataError(f"the image {path} can't be read ({reason}); replace the file.") from error
     except Exception as error:
@@ -405,17 +409,17 @@ def _as_rgb(path: Path | str, image: Image.Image) -> Image.Image:
 
 
 def _alpha_is_data(path: Path | str, image: Image.Image) -> bool:
-    """Whether the fourth channel is no transparency: a photograph goes on under what it would hide.
+    """Whether the last channel is no transparency: a photograph, of colours or grey, goes on under what it would hide.
 
     A cut-out has one colour, or nothing, there; infrared and masks lie over a whole photograph. TIFF says so itself.
     """
-    if image.mode != "RGBA":
+    if image.mode not in ("RGBA", "LA"):
         return False
     if image.format == "TIFF" and not getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES):
         return True
     small = np.asarray(image.reduce(max(1, max(image.size) // _ALPHA_LOOK)) if max(image.size) > _ALPHA_LOOK else image)
-    hidden = small[..., 3] < 128
-    if hidden.mean() < _ALPHA_SHARE or small[..., :3][hidden].std(axis=0).max() < _ALPHA_CONTENT:
+    hidden = small[..., -1] < 128
+    if hidden.mean() < _ALPHA_SHARE or small[..., :-1][hidden].std(axis=0).max() < _ALPHA_CONTENT:
         return False
     log.warning(
         "%s: a photograph goes on under its alpha channel, so that is no transparency (infrared, a mask?); its colours "

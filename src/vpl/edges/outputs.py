@@ -8,6 +8,8 @@ unfinished, and what was made from something else is never taken for what is ask
 from __future__ import annotations
 
 import json
+import os
+import stat
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from vpl.errors import DataError, RunError
 NAME = ".vpl-made.jsonl"
 OWNER = ".vpl-folder"
 """In a folder that a link leads to, and that vpl took while it was empty."""
+MASKS = "vpl-masks.json"
+"""In a folder of masks that `vpl predict` made: their classes, and the photograph of each."""
+OF_RUNS = ("labels", "seeds", "regions", "network", "predictions", "state", "replaced", "corrected")
+"""Folders of a run that its stages fill: nothing else is written there."""
 PAGE_MARK = '<meta name="generator" content="vpl">'
 """In every page of ours, so that no other file is replaced by one."""
 
@@ -32,6 +38,26 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
             raise RunError(
                 f"{folder} is a folder that is read from, where what is written could take the names of your files; "
                 "name another folder."
+            )
+
+
+def check_no_run(folder: Path) -> None:
+    """Refuse to write masks into a run, where they would be taken for its own; a new folder in it is fine.
+
+    Raises:
+        RunError: it is a run folder, or one that a run's stages fill.
+    """
+    whole = folder.resolve()
+    for above in (whole, *whole.parents):
+        inside = whole.relative_to(above).parts[:1]
+        if (
+            (above / "config.toml").is_file()
+            and (above / "state").is_dir()
+            and inside in ((), *((one,) for one in OF_RUNS))
+        ):
+            raise RunError(
+                f"{folder} is a run's own folder, where masks would be taken for the run's; name another, such as "
+                f"{above / 'masks'}."
             )
 
 
@@ -63,13 +89,32 @@ def check_page(path: Path) -> None:
     """
     try:
         with path.open("rb") as file:
-            ours = PAGE_MARK.encode() in file.read(4096)
+            start = file.read(4096)
+            ours = PAGE_MARK.encode() in start or not start.strip(b"\0")  # an empty one was torn
     except FileNotFoundError:
         return
     except OSError as error:
         raise RunError(f"{path} can't be replaced ({error.strerror}); name another file.") from error
     if not ours:
         raise RunError(f"{path} is there and was not made by vpl; move it away, or name another file.")
+
+
+def _holds(path: Path) -> bool:
+    """Whether there is a file that is not empty: an empty one was torn, and is made again."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
+
+
+def masks_in(folder: Path) -> frozenset[str]:
+    """The names below a folder of what `vpl predict` made there; empty where it made nothing.
+
+    Raises:
+        RunError: the journal can't be read.
+    """
+    return Made(folder).known if (folder / MASKS).exists() and (folder / NAME).exists() else frozenset()
 
 
 class Made:
@@ -107,7 +152,7 @@ class Made:
 
     def is_fresh(self, names: Iterable[str], fingerprint: str) -> bool:
         """Whether these files are there and were made from just this."""
-        return all(self._known.get(name) == fingerprint and (self.folder / name).is_file() for name in names)
+        return all(self._known.get(name) == fingerprint and _holds(self.folder / name) for name in names)
 
     def begin(self, names: Iterable[str], replace: bool = False) -> None:
         """Say that these files are about to be written.
@@ -141,6 +186,8 @@ class Made:
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n" + "".join(lines))  # a line that a kill cut ends here
+                file.flush()
+                os.fsync(file.fileno())  # before the files: what a power cut leaves is known as ours
         except OSError as error:
             raise RunError(f"{self._path} can't be written ({error.strerror}); make room, then start again.") from error
         self._known |= dict.fromkeys(names, fingerprint)

@@ -63,18 +63,16 @@ class Sources:
     """Folders that are read from: nothing may be written into them."""
 
 
-def read(given: object, without: Iterable[Path] = ()) -> Sources:
+def read(given: object) -> Sources:
     """All pictures that are meant, each name once.
 
     Args:
         given: a path, a pattern, a URL, a picture in memory, or several of them; see the table above. `Found`s are
             taken as they are.
-        without: folders that are not looked into: where results go.
 
     Raises:
         DataError: a file, folder or pattern that was given finds nothing, or is of another kind.
     """
-    passed = {one.resolve() for one in without}
     found: list[Found] = []
     left_out: list[tuple[str, str]] = []
     folders: dict[Path, None] = {}
@@ -87,7 +85,7 @@ def read(given: object, without: Iterable[Path] = ()) -> Sources:
     if not items:
         raise DataError("no image was given; expected a file, a folder, a pattern, or a list of them.")
     for number, one in enumerate(items):
-        part = _one(one, number, passed)
+        part = _one(one, number)
         found += part.found
         left_out += part.left_out
         folders |= dict.fromkeys(part.folders)
@@ -100,7 +98,7 @@ def read(given: object, without: Iterable[Path] = ()) -> Sources:
     return Sources(tuple(kept), (*left_out, *doubles), tuple(folders))
 
 
-def _one(given: object, number: int, passed: set[Path]) -> Sources:
+def _one(given: object, number: int) -> Sources:
     if isinstance(given, Found):
         return Sources((given,), (), (given.image.parent,) if isinstance(given.image, Path) else ())
     if isinstance(given, (Image.Image, np.ndarray)):
@@ -113,7 +111,7 @@ def _one(given: object, number: int, passed: set[Path]) -> Sources:
     path = Path(given)
     try:
         if path.is_dir():
-            return _folder(path, passed)
+            return _folder(path)
         there = path.exists()
     except (OSError, ValueError) as error:
         raise DataError(f"{shown(str(given))} can't be used as a path ({error}); check it.") from error
@@ -121,13 +119,13 @@ def _one(given: object, number: int, passed: set[Path]) -> Sources:
         if not there:
             raise DataError(f"there is no file or folder {given}; check the path.")
         return Sources((Found(_stem(path.name), path, path.name),), (), (path.parent,))
-    return _pattern(str(given), passed)
+    return _pattern(str(given))
 
 
-def _folder(folder: Path, passed: set[Path]) -> Sources:
+def _folder(folder: Path) -> Sources:
     found: list[Found] = []
     left_out: list[tuple[str, str]] = []
-    for name in _below(folder, passed, left_out):
+    for name in _below(folder, left_out):
         try:
             path = inside(folder, name)
             if not name.lower().endswith((*IMAGE_SUFFIXES, *FILM_SUFFIXES)):
@@ -135,13 +133,16 @@ def _folder(folder: Path, passed: set[Path]) -> Sources:
             found.append(Found(_stem(name), path, name))
         except DataError as error:
             left_out.append((shown(name), str(error)))
-    return Sources(tuple(found), tuple(left_out), (folder,))
+    above = dict.fromkeys((folder, *(one.image.parent for one in found if isinstance(one.image, Path))))
+    return Sources(tuple(found), tuple(left_out), tuple(above))
 
 
-def _below(folder: Path, passed: set[Path], left_out: list[tuple[str, str]], above: str = "") -> Iterator[str]:
-    """Names of all files below a folder, a folder's files before its sub-folders'."""
-    deeper = []
+def _below(folder: Path, left_out: list[tuple[str, str]], above: str = "") -> Iterator[str]:
+    """Names of all files below a folder, a folder's files before its sub-folders'; masks that vpl made are none."""
+    deeper, masks = [], outputs.masks_in(folder)
     for one in listing(folder):
+        if one in masks:
+            continue
         name, path = f"{above}{one}", folder / one
         if not path.is_dir():
             yield name
@@ -149,24 +150,25 @@ def _below(folder: Path, passed: set[Path], left_out: list[tuple[str, str]], abo
             left_out.append((shown(name), "a link to a folder is not followed; give that folder itself too."))
         elif one.lower().endswith((*IMAGE_SUFFIXES, *FILM_SUFFIXES)) and not listing(path):
             left_out.append((shown(name), "it is an empty folder; expected an image."))
-        elif path.resolve() not in passed and not (path / outputs.NAME).exists():
+        elif not (path / outputs.NAME).exists() and not any(mask.startswith(f"{one}/") for mask in masks):
             deeper.append((path, f"{name}/"))
     for path, name in deeper:
         try:
-            yield from _below(path, passed, left_out, name)
+            yield from _below(path, left_out, name)
         except DataError as error:
             left_out.append((shown(name), str(error)))
 
 
-def _pattern(pattern: str, passed: set[Path]) -> Sources:
+def _pattern(pattern: str) -> Sources:
     parts = Path(pattern).parts
     fixed = Path(*parts[: next(number for number, part in enumerate(parts) if _MAGIC.search(part))])
     found: list[Found] = []
     left_out: list[tuple[str, str]] = []
     folders: dict[Path, None] = {}
+    masks: dict[Path, frozenset[str]] = {}
     for text in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 (a pattern may be absolute, or climb)
         path = Path(text)
-        if path.is_dir() or is_system(path.name) or any(path.resolve().is_relative_to(one) for one in passed):
+        if path.is_dir() or is_system(path.name) or _is_mask(path, fixed, masks):
             continue
         name = path.relative_to(fixed).as_posix() if fixed.parts else path.as_posix()
         if CONTROL.search(name):
@@ -177,6 +179,18 @@ def _pattern(pattern: str, passed: set[Path]) -> Sources:
     if not found and not left_out:
         raise DataError(f"the pattern {pattern} finds no file; check it, and quote it where the shell reads it too.")
     return Sources(tuple(found), tuple(left_out), tuple(folders))
+
+
+def _is_mask(path: Path, top: Path, known: dict[Path, frozenset[str]]) -> bool:
+    """Whether vpl predict made a file, in its folder or one above it up to `top`; `known` is filled by folder."""
+    for above in path.parents:
+        if above not in known:
+            known[above] = outputs.masks_in(above)
+        if path.relative_to(above).as_posix() in known[above]:
+            return True
+        if above == top:
+            break
+    return False
 
 
 def _apart(found: list[Found]) -> list[Found]:

@@ -30,6 +30,11 @@ PARTIAL = ".vpl-partial"
 """Suffix of a file that is being written. One that is found later was left by a killed run and can be deleted."""
 _WAITS = (0.05, 0.2, 1.0)
 _IN_USE = (5, 32)
+_MACHINE = {
+    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EHOSTDOWN,
+    errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNREFUSED,
+}  # fmt: skip
+"""Errors of reading that tell of the machine and not of the file."""
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
@@ -79,6 +84,20 @@ def _take_name(partial: Path, path: Path, data: bytes) -> None:
     _settle(path.parent)
 
 
+def take_name(partial: Path, path: Path) -> None:
+    """Let a file or folder that was written under another name take its own, once all its bytes are on the disk.
+
+    Raises:
+        OSError: the disk is full, or the name can't be taken.
+    """
+    for place in sorted(partial.rglob("*"), reverse=True) if partial.is_dir() else ():
+        if not place.is_symlink():
+            _settle(place) if place.is_dir() else _settle_file(place)
+    _settle(partial) if partial.is_dir() else _settle_file(partial)
+    partial.rename(path) if partial.is_dir() else partial.replace(path)
+    _settle(path.parent)
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
     """`write_bytes_atomic` of UTF-8 text, line ends as given."""
     write_bytes_atomic(path, text.encode("utf-8"))
@@ -117,9 +136,52 @@ def _settle(folder: Path) -> None:
             os.close(number)
 
 
+def _settle_file(path: Path) -> None:
+    """Put a finished file's bytes on the disk; a full one says so here at the latest."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
 def _remove(path: Path) -> None:
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+def check_machine(place: str | Path, error: BaseException) -> None:
+    """Whether a file could not be read because of the machine: then no file is at fault, and the work stops.
+
+    Raises:
+        RunError: memory or descriptors have run out, a disk or share answers with an error, or the folder of the file
+            has vanished or lets nobody in any more.
+    """
+    if isinstance(error, MemoryError):
+        raise RunError(
+            f"there is not enough memory to read {place}; give fewer --image-workers or free some, then start the same "
+            "command again: finished work is kept."
+        ) from error
+    if not isinstance(error, OSError):
+        return
+    if error.errno in _MACHINE:
+        raise RunError(
+            f"{place} can't be read now ({error.strerror}); mend that, then start the same command again: finished "
+            "work is kept."
+        ) from error
+    check_folder_of(place, error)
+
+
+def check_folder_of(place: str | Path, error: BaseException | None = None) -> None:
+    """Whether the folder of a file that can't be used is still there.
+
+    Raises:
+        RunError: it has vanished, or lets nobody in any more.
+    """
+    above = Path(place).parent
+    if is_url(place) or (above.is_dir() and os.access(above, os.X_OK)) or above.is_file():
+        return
+    raise RunError(
+        f"the folder {above} has vanished, or can't be entered any more; bring it back, then start the same command "
+        "again: finished work is kept."
+    ) from error
 
 
 def is_url(place: str | Path) -> TypeGuard[str]:
@@ -189,7 +251,8 @@ def read(url: str, most_bytes: int) -> bytes:
         data = store.cat_file(path, 0, most_bytes + 1)
     except FileNotFoundError as error:
         raise DataError(f"there is no file {url}; check the path.") from error
-    except OSError as error:
+    except (OSError, MemoryError) as error:
+        check_machine(url, error)
         raise DataError(f"{url} can't be read ({_reason(error)}); check the store and the permissions.") from error
     except Exception as error:
         raise _unusable(url, error) from error

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpl import __version__
 from vpl.classes import ClassSet
-from vpl.config import Config
 from vpl.edges import locks, outputs, sources, storage
 from vpl.edges.outputs import Made
 from vpl.errors import ConfigError, DataError, RunError
@@ -30,6 +30,7 @@ from vpl.network import delivery, predict
 from vpl.network.card import Card
 from vpl.network.student import STUDENT_PREFIX
 from vpl.progress import Progress, silent
+from vpl.runs import stored
 from vpl.runs.files import read_facts
 from vpl.runs.folder import Failure
 from vpl.runs.opened import dataset_of
@@ -150,7 +151,7 @@ def _written(folder: Path, to: str, fill: Callable[[Path], tuple[int, tuple[Fail
             folder.rename(old)
         if os.name == "nt":  # a folder with an open file can't be renamed there
             lock.release()
-        partial.rename(folder)
+        storage.take_name(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         _put_right(folder, old)
@@ -209,7 +210,7 @@ def of_run(run: Path, predicted: bool = False, clip: str | Path | None = None, p
     """A run's photographs, with its pseudo-masks or with what its network says of them."""
     if not predicted and not (run / "labels").is_dir():
         raise RunError(f"{run} holds no pseudo-masks yet; run vpl labels first.")
-    config = Config.from_toml(run / "config.toml")
+    config = stored.read(run)
     dataset = reviewed(dataset_of(config.data), run)
     failures = [Failure(*problem.partition(": ")[::2]) for problem in dataset.problems]
     above = storage.place_of(config.data.images)
@@ -241,8 +242,20 @@ def _predicted(folder: Path, note: delivery.Note) -> Material:
     ]
     if not found:
         raise RunError(f"{folder} holds no masks of photographs; run vpl predict first.")
-    above = Path(os.path.commonpath([Path(image).parent for _, image, _ in found]))
-    return Material(folder, folder, above, note.classes, tuple(found), ())
+    return Material(folder, folder, _above([image for _, image, _ in found]), note.classes, tuple(found), ())
+
+
+def _above(pictures: Sequence[Path | str]) -> Path | str:
+    """The folder that holds all of these files; of files here and behind URLs, that of the ones here."""
+    here = [Path(one).absolute().parent for one in pictures if not storage.is_url(one)]
+    if not here:
+        parts = [str(one).rpartition("/")[0].split("/") for one in pictures]
+        same = itertools.takewhile(lambda names: len(set(names)) == 1, zip(*parts, strict=False))
+        return "/".join(names[0] for names in same)
+    try:
+        return Path(os.path.commonpath(here))
+    except ValueError:  # on several drives of Windows
+        return here[0]
 
 
 def _masks(

@@ -26,7 +26,7 @@ from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
 from vpl.config import ABLATION_SETS, Config, preset
 from vpl.edges import storage
-from vpl.edges.outputs import Made
+from vpl.edges.outputs import Made, check_apart
 from vpl.errors import ConfigError, RunError
 from vpl.judge.ablated import LEARNED, Ablated, Cell
 from vpl.judge.ablations import NETWORK, Ablation, Setting, short
@@ -93,6 +93,7 @@ def ablate(
             ):
                 if not _raw(folder, source, number, config, trained, clip).exists():
                     wanted.append((source, number, config, trained))
+    check_apart([folder], [place for one in sources if isinstance(one, OwnData) for place in one.inputs])
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

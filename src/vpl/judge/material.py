@@ -19,6 +19,7 @@ from vpl.config import ABLATION_IMAGES, ABLATION_STYLE, SCENE_SIDE, Config
 from vpl.edges import images
 from vpl.edges.truth import read_truth
 from vpl.errors import DataError
+from vpl.method.belonging import Counting
 from vpl.method.views import View
 from vpl.runs.opened import dataset_of, split_of
 from vpl.scenes.draw import draw
@@ -97,6 +98,11 @@ class OwnData:
     def group(self) -> str:
         return split_of(self.config.data)
 
+    @property
+    def inputs(self) -> tuple[str, str]:
+        """The user's folders."""
+        return self.config.data.images, self.config.data.masks
+
     def identity(self, number: int) -> str:
         data = self.config.data
         places = [getattr(data, item.name) for item in dataclasses.fields(data)]
@@ -106,7 +112,7 @@ class OwnData:
         """Read the part.
 
         Raises:
-            DataError: there are no truth masks.
+            DataError: there are no truth masks, or they and the tags can't belong together.
         """
         dataset = dataset_of(self.config.data)
         samples = [one for one in dataset.samples if one.mask is not None]
@@ -122,5 +128,9 @@ class OwnData:
             tags = tuple(dataset.classes.index(tag) for tag in one.tags)
             image = images.read_image(one.image, self.config.clip.max_side)
             views.append(View(image, tags, images.image_size(one.image)))
-        truths = tuple(read_truth(one.mask, one.values) for one in chosen)
+        truths, counting = tuple(read_truth(one.mask, one.values) for one in chosen), Counting(dataset.classes.names)
+        for view, truth in zip(views, truths, strict=True):
+            counting.add(truth, view.tags)
+        if not (belonging := counting.result()).together:
+            raise DataError(belonging.refusal(self.config.data.masks or self.config.data.images))
         return ImageSet(self.group, number, self.group, dataset.classes, tuple(views), truths, self.identity(number))

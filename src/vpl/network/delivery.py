@@ -28,15 +28,14 @@ from jaxtyping import UInt8
 
 from vpl.classes import ClassSet
 from vpl.edges import film, images, locks, sheet, sources, storage
-from vpl.edges.outputs import Made, check_apart
+from vpl.edges.outputs import MASKS, Made, check_apart, check_no_run
 from vpl.edges.sources import Found
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.network.predict import SINGLE, Answer, Predictor, Protocol
 from vpl.progress import Progress, silent
 
 SCORES, OVERLAYS, TABLE = "scores", "overlays", "scores.csv"
-NOTE = "vpl-masks.json"
-"""Beside the masks: their classes, and the photograph of each."""
+NOTE = MASKS
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def deliver(
     """
     out = Path(out)
     overlays = out / OVERLAYS
-    meant = sources.read(given, without=[out])
+    check_no_run(out)
+    meant = sources.read(given)
     tops = [out, *([overlays] if outputs.overlays else []), *([out / SCORES] if outputs.scores else [])]
     above = {str(PurePosixPath(one.name).parent) for one in meant.found}
     check_apart([top / name for top in tops for name in {".", *above}], meant.folders)
@@ -97,6 +97,7 @@ def deliver(
     failed, first = 0, ""
     with _shared(out):
         work = _Delivery(predictor, out, protocol, outputs)
+        work.begin()
         for name, reason in itertools.chain(meant.left_out, work.each(meant.found, progress)):
             failed, first = failed + 1, first or f"{name}: {reason}"
             yield name, reason
@@ -157,6 +158,17 @@ class _Delivery:
     def __init__(self, predictor: Predictor, out: Path, protocol: Protocol, outputs: Outputs):
         self.predictor, self.out, self.protocol, self.outputs = predictor, out, protocol, outputs
         self.made, self.palette = Made(out, ", or give --overwrite"), predictor.classes.palette()
+
+    def begin(self) -> None:
+        """Say that the lists beside the masks are about to be written, before the first photograph is looked at.
+
+        Raises:
+            DataError: there is another file of their name.
+        """
+        ours = self.outputs.overwrite or read_note(self.out) is not None
+        self.made.begin([NOTE], replace=ours)
+        if self.outputs.scores:
+            self.made.begin([TABLE], replace=self.outputs.overwrite)
 
     def each(self, found: tuple[Found, ...], progress: Progress) -> Iterator[tuple[str, str]]:
         """Writes; yields what could not be used, and why."""
@@ -257,6 +269,24 @@ def _scores(answer: Answer, labels: UInt8[np.ndarray, "H W"], names: tuple[str, 
     return {"confidence": round(float(top.mean()), 6), "labels": found}
 
 
+def _read_scores(path: Path) -> dict[str, Any]:
+    """A file that `_scores` gave.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        rows = [
+            (told["confidence"] + 0, one["share"] + 0, one["mean"], one["highest"]) for one in told["labels"].values()
+        ]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} is damaged ({error}); delete it, then run the same command again.") from error
+    if not rows:
+        raise RunError(f"{path} is damaged (it has no labels); delete it, then run the same command again.")
+    return told
+
+
 def _table(out: Path, found: tuple[Found, ...], made: Made) -> None:
     """scores.csv: a row for each photograph or frame and label that is there, the least sure photographs first."""
     rows: list[tuple[Any, ...]] = []
@@ -266,7 +296,7 @@ def _table(out: Path, found: tuple[Found, ...], made: Made) -> None:
         )
         for path in frames:
             if path.is_file():
-                told = json.loads(path.read_text(encoding="utf-8"))
+                told = _read_scores(path)
                 name = path.relative_to(out / SCORES).as_posix().removesuffix(".json")
                 rows += [
                     (name, told["confidence"], label, *one.values())
@@ -278,6 +308,5 @@ def _table(out: Path, found: tuple[Found, ...], made: Made) -> None:
     written.writerow(["name", "confidence", "label", "share", "mean", "highest"])
     rows.sort(key=operator.itemgetter(1, 0))
     written.writerows(rows)
-    made.begin([TABLE])
     storage.write_text_atomic(out / TABLE, text.getvalue())
     made.finish([TABLE], "table")

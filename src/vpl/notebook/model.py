@@ -32,6 +32,7 @@ from vpl.method.views import View, prepared
 from vpl.notebook.pictures import Pictures, Shot, shots, tags_of
 from vpl.notebook.shown import Segmentation
 from vpl.presets import STANDARD
+from vpl.runs import stored as run_values
 from vpl.runs.files import read_facts, read_prototypes
 from vpl.runs.stream import Batch, Portion, Stream, grid_at
 
@@ -92,7 +93,7 @@ class VPL:
         path = place / "prototypes.safetensors"
         if not path.exists():
             raise RunError(f"{place} holds no prototypes; expected a run folder in which vpl prototypes has finished.")
-        facts, config = read_facts(path), Config.from_toml(place / "config.toml")
+        facts, config = read_facts(path), run_values.read(place)
         names = tuple(map(str, facts.get("classes") or ()))
         known = _class_set(config.data.classes)
         if known is None or known.names != names:

@@ -26,6 +26,7 @@ from vpl.network.predict import Predictor, Protocol
 from vpl.notebook.pictures import Pictures, shots
 from vpl.notebook.shown import LabelMap, Prediction, Segmentation, contact_sheet
 from vpl.progress import Progress, silent
+from vpl.runs import stored
 from vpl.runs.files import read_map
 from vpl.runs.folder import Failure
 from vpl.runs.plan import Plan, count_of, told
@@ -233,8 +234,7 @@ def _config(
     config: Config | None,
 ) -> Config:
     """The stored configuration of the run, that which is given, or the defaults, with what is said beside it."""
-    stored = folder / "config.toml"
-    base = config or (Config.from_toml(stored) if stored.exists() else Config())
+    base = config or (stored.read(folder) if (folder / stored.FILE).exists() else Config())
     said = {"data.images": images, "data.tags": tags, "clip.model": clip}
     places = {key: str(one) for key, one in said.items() if str(one)}
     for key in ("data.images", "data.tags"):

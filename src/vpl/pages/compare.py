@@ -25,6 +25,7 @@ from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import RunError, VplError
 from vpl.method.metrics import Confusion
+from vpl.runs import stored
 from vpl.runs.opened import dataset_of
 from vpl.runs.records import read_metrics
 from vpl.sampling import evenly
@@ -113,7 +114,7 @@ def collect(folders: Sequence[str | Path], pictured: int = PICTURED) -> Comparis
     for path in paths:
         if not (path / "config.toml").is_file():
             raise RunError(f"{path} is no run folder of vpl (it has no config.toml); name folders that vpl made.")
-    configs = [Config.from_toml(path / "config.toml") for path in paths]
+    configs = [stored.read(path) for path in paths]
     metrics = [read_metrics(path) for path in paths]
     lines = _lines(metrics)
     by_class_of, by_class = _by_class(lines, metrics)

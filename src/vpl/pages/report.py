@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from vpl.config import Config
-from vpl.edges import templates
+from vpl.edges import outputs, templates
 from vpl.edges.storage import write_text_atomic
 from vpl.errors import RunError
 from vpl.method.signs import Sign
@@ -27,6 +27,7 @@ from vpl.pages import charts
 from vpl.pages.charts import Curve
 from vpl.pages.gallery import Exhibit, gallery
 from vpl.pages.modality import Gap, gap
+from vpl.runs import stored
 from vpl.runs.files import damaged
 from vpl.runs.folder import Failure
 from vpl.runs.learning import CHANCE_RANK
@@ -131,7 +132,7 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
         raise RunError(
             f"{run} is no run folder: it has no config.toml. Give the folder that `vpl run` or `vpl demo` wrote."
         )
-    config = Config.from_toml(run / "config.toml")
+    config = stored.read(run)
     if not (run / "run.json").is_file():
         raise RunError(f"{run} has no run.json, so no stage has begun there. Run `vpl run` or one of the stages first.")
     record, metrics = read_record(run), read_metrics(run)
@@ -344,6 +345,7 @@ def report(run: str | Path) -> Path:
     """
     path = Path(run) / REPORT_FILE
     page = render(collect(run))
+    outputs.check_page(path)
     write_text_atomic(path, page)
     return path
 

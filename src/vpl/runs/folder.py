@@ -31,7 +31,7 @@ from vpl.classes import ClassSet
 from vpl.config import Config
 from vpl.edges import locks, outputs, storage
 from vpl.errors import RunError, VplError
-from vpl.runs import state
+from vpl.runs import state, stored
 from vpl.runs.files import write_json
 from vpl.runs.records import Choice, read_choices, read_evaluations, read_metrics, read_record
 
@@ -156,8 +156,7 @@ class RunFolder:
     @property
     def stored(self) -> Config | None:
         """The configuration that the folder holds; None in a new one."""
-        path = self.folder / "config.toml"
-        return Config.from_toml(path) if path.exists() else None
+        return stored.read(self.folder) if (self.folder / stored.FILE).exists() else None
 
     def settle(self) -> None:
         """Store the configuration; from here on this process writes into the folder.
@@ -173,9 +172,10 @@ class RunFolder:
             for partial in self.folder.rglob(f".*{storage.PARTIAL}"):  # left by a kill; the folder is ours alone
                 partial.unlink()
         (self.folder / state.FOLDER).mkdir(exist_ok=True)  # before stages' folders, which without it are an older vpl's
-        path, text = self.folder / "config.toml", self.config.to_toml(self._reasons())
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            storage.write_text_atomic(path, text)
+        if first and (self.folder / stored.FILE).exists():
+            for edit in stored.look(self.folder).edits:
+                self.say(f"{self.folder / stored.FILE} was edited by hand: {edit}")
+        stored.write(self.folder, self.config.to_toml(self._reasons()))
         if first:
             self._log.open(self.folder / "log.txt")
             self._started = time.perf_counter() - self.began

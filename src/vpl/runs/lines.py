@@ -54,6 +54,12 @@ class Lines:
                     self._file.write(b"\t" * self._columns + b"\n")  # what a kill left has too many columns then
             self._file.write(("\t".join(columns) + "\n").encode())
 
+    def settle(self) -> None:
+        """Put what was added on the disk: what is struck out is so before the file that it tells of is replaced."""
+        with self._lock:
+            if self._file is not None:
+                os.fsync(self._file.fileno())
+
     def rewrite(self, rows: Iterable[Sequence[str]]) -> None:
         """Put these lines in the place of all; the file is left alone where it holds just them."""
         self.close()

@@ -6,7 +6,6 @@ out and noted; where the machine is at fault and not the photograph, the run sto
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -32,12 +31,6 @@ from vpl.runs.review import reviewed
 from vpl.runs.shelf import Shelf
 from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
-
-_ENVIRONMENT = {
-    errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EHOSTDOWN,
-    errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ECONNRESET, errno.ECONNREFUSED,
-}  # fmt: skip
-"""Errors of reading that tell of the machine and not of the photograph."""
 
 
 class Opened(RunFolder):
@@ -298,7 +291,7 @@ class Opened(RunFolder):
         Raises:
             RunError: not the photograph is at fault but the machine.
         """
-        self._stop_for_environment(sample, error)
+        self._stop_for_machine(sample, error)
         fingerprint = f"{self._content_of[sample.id]}-{self._encoding}"
         self.passing[sample.id] = fingerprint
         self.fail(sample.id, error)
@@ -307,27 +300,14 @@ class Opened(RunFolder):
         except VplError:
             self.state.fail(sample.id, fingerprint, str(error))
 
-    def _stop_for_environment(self, sample: Sample, error: VplError) -> None:
+    def _stop_for_machine(self, sample: Sample, error: VplError) -> None:
         cause: BaseException | None = error
         while cause is not None:
-            if isinstance(cause, MemoryError):
-                raise RunError(
-                    f"there is not enough memory to read {sample.image}; give fewer --image-workers or free some, then "
-                    "start the same command again: finished work is kept."
-                ) from error
-            if isinstance(cause, OSError) and cause.errno in _ENVIRONMENT:
-                raise RunError(
-                    f"{sample.image} can't be read now ({cause.strerror}); mend that, then start the same command "
-                    "again: finished work is kept."
-                ) from error
             if isinstance(cause, RunError):
                 raise cause
+            storage.check_machine(sample.image, cause)
             cause = cause.__cause__
-        if not storage.is_url(sample.image) and not Path(sample.image).parent.is_dir():
-            raise RunError(
-                f"the folder {Path(sample.image).parent} has vanished; bring it back, then start the same command "
-                "again: finished work is kept."
-            ) from error
+        storage.check_folder_of(sample.image, error)
 
 
 def split_of(data: DataConfig) -> str:

@@ -83,6 +83,7 @@ class State:
         """A product no longer counts."""
         if id in self.records.get(stage, {}):
             self._add(stage, id, _NONE)
+            self._lines.settle()
 
     def move(self, stage: str, id: str, name: str, *, back: bool) -> None:
         """A product is set aside under a name, or put back from it."""

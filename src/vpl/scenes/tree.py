@@ -15,7 +15,7 @@ from PIL import Image
 from vpl.classes import scenes
 from vpl.config import ABLATION_STYLE, SCENE_SIDE
 from vpl.edges import vocxml
-from vpl.edges.storage import PARTIAL
+from vpl.edges.storage import PARTIAL, take_name
 from vpl.errors import DataError
 from vpl.scenes.draw import Scene, check, draw
 
@@ -45,6 +45,8 @@ def write_tree(
         raise DataError(f"A scene tree of {count!r} scenes was asked for; give a number of 1 or more for each split.")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} exists already and is not empty. Choose a new folder, or remove it first.")
+    if folder.is_symlink():
+        raise DataError(f"{folder} is a link; name the folder that it leads to, or a new one.")
     folder = folder.absolute()
     if folder == Path.cwd() or not folder.name:
         raise DataError(f"{folder} is where vpl works; choose a new folder in it.")
@@ -56,7 +58,7 @@ def write_tree(
         _fill(partial, splits, seed, style, size, layout)
         if folder.exists():
             folder.rmdir()
-        partial.rename(folder)
+        take_name(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
