@@ -191,3 +191,9 @@ def test_the_words_of_voc_and_coco_are_clip_es_s():
         "backpack,bag", "necktie", "sknowboard", "dessertspoon", "sofa", "diningtable",
     ]  # fmt: skip
     assert "helmet" in coco.background and not {"keyboard", "sign"} & set(coco.background)
+
+
+@pytest.mark.parametrize("name", ["", " ", 3])
+def test_a_class_has_a_name(name):
+    with pytest.raises(DataError, match="has no name"):
+        ClassSet(("dog", name))

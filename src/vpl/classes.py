@@ -101,6 +101,8 @@ class ClassSet:
         doubles = sorted({name for name in names if names.count(name) > 1})
         if doubles:
             raise DataError(f"the class set names {', '.join(doubles)} twice; expected each name once.")
+        if not all(isinstance(name, str) and name.strip() for name in names):
+            raise DataError("a class of the class set has no name; expected a word for each.")
         if "background" in names:
             raise DataError("the class set names 'background' as a class; leave it out: label 0 is always background.")
         for field_name, wanted in (("words", self.words), ("colors", self.colors)):

@@ -179,11 +179,11 @@ class ClipConfig(Section):
         (),
         OURS,
         "mean of R, G, B in [0, 1] that images are freed of; empty: as its files say",
-        low=-1000.0,
-        high=1000.0,
+        low=0.0,
+        high=1.0,
     )
     std: tuple[float, ...] = value(
-        (), OURS, "deviation of R, G, B that images are divided by; empty: as its files say", low=1e-6, high=1000.0
+        (), OURS, "deviation of R, G, B that images are divided by; empty: as its files say", low=1e-3, high=1.0
     )
     precision: str = value("float32", OURS, "number format of the encoders", choices=("float32", "bfloat16"))
     max_side: int = value(1024, OURS, "longer images are scaled down to this side, in pixels", low=16, high=16384)

@@ -348,3 +348,31 @@ def test_a_student_waits_no_longer_for_the_hub(tmp_path):
         )
         told = through_hub(silent.getsockname()[1], tmp_path / "hf", code)
     assert told.startswith("the student network 'some/student' can't be loaded (") and "or one that was fetched" in told
+
+
+@pytest.mark.parametrize("key", ["image_mean", "image_std"])
+@pytest.mark.parametrize(
+    "value", [[122.8, 116.7, 104.1], [-0.5, 0.5, 0.5], [0.5, 0.5], ["a"] * 3, [float("nan")] * 3, 0.5]
+)
+def test_numbers_of_other_images_than_those_in_0_to_1_are_refused(key, value, folder):
+    write(folder, "preprocessor_config.json", {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | {key: value})
+    with pytest.raises(ModelError, match=rf"{key} .*expected three numbers from .* of images in \[0, 1\]"):
+        load(folder)
+
+
+@pytest.mark.parametrize("part", ["vision_config", "text_config"])
+def test_a_config_without_a_tower_is_not_taken_as_any(part, folder):
+    """What it leaves out has the format's default, and that is not what these weights have."""
+    config = json.loads((folder / "config.json").read_text())
+    del config[part]
+    write(folder, "config.json", config)
+    with pytest.raises(ModelError, match=r"config\.json describes another model"):
+        load(folder)
+
+
+def test_norms_of_zeros_are_no_clip(openai_state, tmp_path):
+    state = {key: one.clone() for key, one in openai_state.items()}
+    state["visual.ln_post.weight"].zero_()
+    torch.save(state, tmp_path / "openai.pt")
+    with pytest.raises(ModelError, match=r"image\.ln_post\.weight holds zeros alone"):
+        load(tmp_path / "openai.pt")

@@ -31,7 +31,8 @@ def names(found):
 def test_a_folder_with_its_sub_folders(photos):
     found = sources.read(photos)
     assert names(found) == ["a", "b", "day1/a", "day1/deep/c"] and found.left_out == ()
-    assert found.folders == (photos,) and found.found[2].image == photos / "day1" / "a.jpg"
+    assert found.folders == (photos, photos / "day1", photos / "day1" / "deep"), "nothing is written into any of them"
+    assert found.found[2].image == photos / "day1" / "a.jpg"
 
 
 def test_a_file_a_pattern_and_a_list(photos):
@@ -80,7 +81,6 @@ def test_what_vpl_has_made_below_is_no_photograph(photos):
     write(photos / "out" / "a.png")
     assert names(sources.read(photos)) == names(sources.read(f"{photos}/**/[ab].*")) == ["a", "b", "day1/a"]
     outputs.Made(photos).begin(["c.png", "overlays/c.png"])
-    (photos / outputs.MASKS).write_text("{}")
     write(photos / "c.png")
     (photos / "overlays").mkdir()
     write(photos / "overlays" / "c.png")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -248,3 +249,16 @@ def test_scenes_go_through_no_link_and_a_demo_into_no_other_folder(tmp_path, cap
 def test_nothing_is_no_folder(tree, tmp_path, capsys):
     assert main(["plan", str(tmp_path / "run"), *given(tree, "--masks", "", "--set", "validation.masks=")]) == 0
     refused(capsys, main(["plan", str(tmp_path / "run"), *given(tree, "--images", "")]), "data.images is empty")
+
+
+@pytest.mark.parametrize("to", ["voc", "coco", "yolo", "labelstudio", "cvat"])
+def test_a_full_disk_names_what_is_written(made, tmp_path, capsys, monkeypatch, to):
+    def full(*given, **named):
+        raise OSError(errno.ENOSPC, "No space left on device", str(given[0]), None, str(given[1]))
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("zipfile.ZipFile.writestr", full)
+    status = main(["export", str(made), "--to", to, "--out", str(tmp_path / "out")])
+    refused(capsys, status, f"{tmp_path / 'out'} can't be written (No space left on device)")
+    assert not list(tmp_path.iterdir()), "nothing is left beside it"

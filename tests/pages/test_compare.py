@@ -114,3 +114,39 @@ def test_runs_without_a_common_image_are_refused(runs, tmp_path):
         path.rename(path.with_name(f"x{path.name}"))
     with pytest.raises(RunError, match="no image in common"):
         compare.collect([runs / "vision", tmp_path / "other"])
+
+
+@pytest.fixture
+def others(tree, runs, tmp_path):
+    """The run "vision" and a copy of it over data of its own."""
+    data = shutil.copytree(tree, tmp_path / "data")
+    shutil.copytree(runs / "vision", tmp_path / "vision")
+    config = tmp_path / "vision" / "config.toml"
+    config.write_text(config.read_text().replace(str(tree), str(data)))
+    return data, [runs / "vision", tmp_path / "vision"]
+
+
+def test_truth_that_can_t_be_the_tags_scores_no_image(tree, runs, others):
+    data, _ = others
+    for path in (data / "masks" / "train").iterdir():
+        write_mask(path, np.where(read_mask(path), 255, 0).astype(np.uint8), [])
+    made = compare.collect([others[1][1], others[1][0]])
+    assert made.measure == "agreement with the first run"
+
+
+def test_other_photographs_of_the_same_names_are_not_compared(others):
+    data, pair = others
+    assert len(compare.collect(pair).pictures) == 4, "a copy is the same"
+    first, second = sorted((data / "images" / "train").iterdir())[:2]
+    shutil.copy(second, first)
+    with pytest.raises(RunError, match=rf"{first.stem} is another photograph in .*vision than in"):
+        compare.collect(pair)
+
+
+def test_other_truth_and_other_counts_are_told(others):
+    data, pair = others
+    told = str(compare.collect(pair))
+    assert f"data.masks: {others[1][0].parent}" not in told and "data.masks: " in told and str(data) in told
+    metrics = pair[1] / "metrics.json"
+    metrics.write_text(metrics.read_text().replace('"images": 4', '"images": 2'))
+    assert "(images: 4 | 2)" in str(compare.collect(pair))

@@ -135,3 +135,11 @@ def test_masks_that_look_right_at_first_and_are_not_end_no_run(tree, made, tmp_p
     assert main(["run", str(run), *flags(tree, masks)]) == 1
     assert "can't belong together" in capsys.readouterr().err.strip().splitlines()[-1]
     assert "evaluations" not in json.loads((run / "metrics.json").read_text()) and (run / "report.html").exists()
+
+
+def test_masks_with_another_number_for_ignored_pixels_are_not_called_empty(tree, made, tmp_path, capsys):
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    masks = changed(tree, tmp_path / "masks", lambda mask: np.where(mask == 0, 254, mask).astype(np.uint8))
+    assert main(["evaluate", str(run), *flags(tree, masks)[4:]]) == 2
+    told = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "8 of 8 truth masks can't be used; the first, of demo_" in told and "label 254" in told

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vpl.config import ClipConfig
-from vpl.errors import DataError
+from vpl.errors import ConfigError, DataError
 from vpl.method.views import View
 from vpl.runs import stream
 from vpl.runs.stream import Portions, Stream, grouped
@@ -119,3 +119,10 @@ def test_an_error_of_the_work_ends_the_flow(pipeline):
     with pytest.raises(ZeroDivisionError):
         list(pipeline.flow(batches, lambda number: view(), work))
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("count", [0, -1, 1025, 1.5, "2", True])
+def test_workers_are_a_count(count):
+    with pytest.raises(ConfigError, match="workers were asked for; expected a whole number from 1 to 1024"):
+        stream.workers_of(count)
+    assert stream.workers_of(3) == 3 and stream.workers_of(None) >= 1

@@ -62,8 +62,9 @@ def _status(arguments: Sequence[str] | None, began: float) -> int:
         print(f"vpl: {error}", file=sys.stderr)
         return REFUSED
     except OSError as error:
-        print(f"vpl: {error.strerror or error}: {error.filename or 'while writing'}; mend it, then run the same "
-              "command again: finished work is kept.", file=sys.stderr)  # fmt: skip
+        place = error.filename2 or error.filename or "while writing"
+        print(f"vpl: {error.strerror or error}: {place}; mend it, then run the same command again: finished work is "
+              "kept.", file=sys.stderr)  # fmt: skip
         return REFUSED
     except MemoryError:
         return _too_little_memory()
@@ -77,7 +78,7 @@ def _status(arguments: Sequence[str] | None, began: float) -> int:
             raise
         if _while_interrupted(error):
             return _interrupted()
-        if "torch" in sys.modules:  # which tells of memory in errors of its own
+        if "torch" in sys.modules and isinstance(error, Exception):  # which tells of memory in errors of its own
             from vpl.machine import out_of_memory
 
             if out_of_memory(error):

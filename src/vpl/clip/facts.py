@@ -22,6 +22,8 @@ from vpl.errors import ModelError
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+LEAST_STD = 1e-3
+"""Less no image has in [0, 1]; 1 / 255 is that of a CLIP that looks at [0, 255]."""
 QUICK, GELU = "quick_gelu", "gelu"
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 LOOKS = ("preprocessor_config.json", "processor_config.json")
@@ -152,10 +154,10 @@ def of_transformers(folder: Path, config: Mapping, weights: Mapping[str, Tensor]
             "end_token": None if end_token in (2, None) else int(end_token),
         }
         told = {
-            "image width": image.get("hidden_size"), "image blocks": image.get("num_hidden_layers"),
-            "patch": image.get("patch_size"), "text width": text.get("hidden_size"),
-            "text blocks": text.get("num_hidden_layers"), "words": text.get("vocab_size"),
-            "context": text.get("max_position_embeddings"), "embedding": config.get("projection_dim"),
+            "image width": image.get("hidden_size", 768), "image blocks": image.get("num_hidden_layers", 12),
+            "patch": image.get("patch_size", 32), "text width": text.get("hidden_size", 512),
+            "text blocks": text.get("num_hidden_layers", 12), "words": text.get("vocab_size", 49408),
+            "context": text.get("max_position_embeddings", 77), "embedding": config.get("projection_dim", 512),
         }  # fmt: skip
     except (TypeError, ValueError, OverflowError, IndexError, AttributeError) as error:
         raise ModelError(f"{name}: {CONFIG} holds a value of the wrong kind ({error}); fetch it anew.") from error
@@ -297,12 +299,13 @@ def _check_sizes(told: Mapping[str, object], weights: Mapping[str, Tensor], file
 
 
 def _channels(given: object, what: str, of_std: bool) -> tuple[float, ...]:
-    """Three finite numbers, above 0 where images are divided by them."""
+    """Three numbers that images in [0, 1] can have."""
     numbers = given if isinstance(given, (list, tuple)) else ()
-    fit = [type(one) in (int, float) and abs(one) < 1e6 and (one > 0 or not of_std) for one in numbers]
-    if len(fit) != 3 or not all(fit):
+    low, high = LEAST_STD if of_std else 0.0, 1.0
+    if len(numbers) != 3 or not all(type(one) in (int, float) and low <= one <= high for one in numbers):
         raise ModelError(
-            f"{what} is {str(given)[:60]}; expected three numbers, such as {list(CLIP_STD if of_std else CLIP_MEAN)}."
+            f"{what} is {str(given)[:60]}; expected three numbers from {low:g} to 1, of images in [0, 1], such as "
+            f"{list(CLIP_STD if of_std else CLIP_MEAN)}."
         )
     return tuple(map(float, numbers))
 

@@ -143,7 +143,8 @@ class FrozenClip(nn.Module):
         for key, tensor in self.state_dict().items():
             if not bool(torch.isfinite(tensor.sum())):  # a sum is quicker than a look at each, and as sure
                 raise ModelError(f"{name}: {key} holds values that are not finite or far too large. Download it again.")
-            if tensor.ndim > 1 and not bool(tensor.any()):  # as an interrupted download leaves the rest of its file
+            weighs = tensor.ndim > 1 or key.endswith(".weight")  # a bias may be zero
+            if weighs and not bool(tensor.any()):  # as an interrupted download leaves the rest of its file
                 raise ModelError(f"{name}: {key} holds zeros alone, which no trained CLIP does. Download it again.")
         self.requires_grad_(False)
         self.name = name

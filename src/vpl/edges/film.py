@@ -73,6 +73,7 @@ def _opened(path: str | Path) -> Iterator[Any]:
     except av.error.FFmpegError as error:
         raise DataError(f"{path} is damaged or no film ({error.strerror}); replace the file.") from error
     except OSError as error:
+        storage.check_machine(path, error)
         raise DataError(f"the film {path} can't be read ({error.strerror or error}); check the path.") from error
 
 

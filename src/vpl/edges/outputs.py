@@ -20,6 +20,8 @@ OWNER = ".vpl-folder"
 """In a folder that a link leads to, and that vpl took while it was empty."""
 MASKS = "vpl-masks.json"
 """In a folder of masks that `vpl predict` made: their classes, and the photograph of each."""
+EXPORT = "vpl-export.json"
+"""In an export: which one it is."""
 OF_RUNS = ("labels", "seeds", "regions", "network", "predictions", "state", "replaced", "corrected")
 """Folders of a run that its stages fill: nothing else is written there."""
 PAGE_MARK = '<meta name="generator" content="vpl">'
@@ -109,12 +111,13 @@ def _holds(path: Path) -> bool:
 
 
 def masks_in(folder: Path) -> frozenset[str]:
-    """The names below a folder of what `vpl predict` made there; empty where it made nothing.
+    """The names below a folder of what vpl made there; empty where it made nothing, and of an export, whose
+    photographs are ones.
 
     Raises:
         RunError: the journal can't be read.
     """
-    return Made(folder).known if (folder / MASKS).exists() and (folder / NAME).exists() else frozenset()
+    return Made(folder).known if (folder / NAME).exists() and not (folder / EXPORT).exists() else frozenset()
 
 
 class Made:

@@ -9,13 +9,14 @@ the old one's place, and a folder with anything else in it is left alone. `vpl-e
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from vpl.runs.opened import dataset_of
 from vpl.runs.records import read_evaluations
 from vpl.runs.review import reviewed, taught
 
-MARK = "vpl-export.json"
+MARK = outputs.EXPORT
 PREDICTED = "predicted"
 """Folder of a run for what its network says of its own photographs."""
 UNFINISHED, REPLACED = ".vpl-export", ".vpl-export-old"
@@ -142,16 +143,18 @@ def _written(folder: Path, to: str, fill: Callable[[Path], tuple[int, tuple[Fail
     try:
         _empty(partial)  # left by a kill
         _put_right(folder, old)
-        count, failures = fill(partial)
+        with _writing(folder):
+            count, failures = fill(partial)
         mark = {"to": to, "vpl": __version__, "images": count, "skipped": {one.id: one.reason for one in failures}}
         storage.write_text_atomic(partial / MARK, json.dumps(mark, indent=1, ensure_ascii=False) + "\n")
         Made(partial).finish(sorted(_names(partial) - {locks.NAME}), to)
         _check_free(folder, to)  # another process may have written meanwhile
-        if folder.exists():
-            folder.rename(old)
-        if os.name == "nt":  # a folder with an open file can't be renamed there
-            lock.release()
-        storage.take_name(partial, folder)
+        with _writing(folder):
+            if folder.exists():
+                folder.rename(old)
+            if os.name == "nt":  # a folder with an open file can't be renamed there
+                lock.release()
+            storage.take_name(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         _put_right(folder, old)
@@ -161,6 +164,17 @@ def _written(folder: Path, to: str, fill: Callable[[Path], tuple[int, tuple[Fail
     (folder / locks.NAME).unlink(missing_ok=True)
     _put_right(folder, old)
     return Exported(folder, count, failures)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """A system's error inside, such as a full disk, as one sentence that names the output."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"{folder} can't be written ({error.strerror or error}); make room or mend that, then export again."
+        ) from error
 
 
 def _put_right(folder: Path, old: Path) -> None:

@@ -246,6 +246,7 @@ class _Delivery:
                 with storage.open_bytes(one.image) as file:
                     digest.update(hashlib.file_digest(file, "sha256").digest())
             except OSError as error:
+                storage.check_machine(one.image, error)
                 raise DataError(f"{one.image} can't be read ({error.strerror}); replace the file.") from error
         return digest.hexdigest()
 

@@ -23,9 +23,8 @@ from vpl.clip.model import FrozenClip
 from vpl.config import ClipConfig, Config, quality
 from vpl.edges import images as edge_images
 from vpl.edges.tags import Speller
-from vpl.errors import ConfigError, DataError, RunError, VplError
+from vpl.errors import ConfigError, DataError, ModelError, RunError, VplError
 from vpl.judge.bench import Bench, Shelf
-from vpl.machine import cores
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.lesson import Lesson
 from vpl.method.views import View, prepared
@@ -34,7 +33,7 @@ from vpl.notebook.shown import Segmentation
 from vpl.presets import STANDARD
 from vpl.runs import stored as run_values
 from vpl.runs.files import read_facts, read_prototypes
-from vpl.runs.stream import Batch, Portion, Stream, grid_at
+from vpl.runs.stream import Batch, Portion, Stream, grid_at, workers_of
 
 SHELF_BYTES = 2**30
 """Features that `fit` keeps in memory between its passes; those beyond are made again."""
@@ -75,10 +74,12 @@ class VPL:
             if clip:
                 self.config = self.config.with_values({"clip.model": str(clip)})
             self.clip = _opened(self.config.clip, device)
-        else:
+        elif isinstance(clip, FrozenClip):
             self.clip = clip
+        else:
+            raise ModelError(f"clip is a {type(clip).__name__}; expected a name, a path or a FrozenClip.")
         self.classes = _class_set(classes or self.config.data.classes)
-        self.workers = workers or cores()
+        self.workers = workers_of(workers)
         self._lesson: Lesson | None = None
         self._tables: tuple[np.ndarray, np.ndarray] | None = None
 

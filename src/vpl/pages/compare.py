@@ -9,6 +9,7 @@ Letters: H W pixels.
 
 from __future__ import annotations
 
+import filecmp
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from vpl.edges import images, outputs, sheet, storage, templates
 from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import RunError, VplError
+from vpl.method.belonging import Counting
 from vpl.method.metrics import Confusion
 from vpl.runs import stored
 from vpl.runs.opened import dataset_of
@@ -34,6 +36,8 @@ STAGES = ("labels", "seeds/crf", "seeds/refined", "seeds/vision", "seeds/text")
 """Label maps that images are compared by: the first of these that every run has."""
 SAME_KEYS = ("data", "validation")
 """Sections that say where things lie; a difference there is no difference in the method."""
+OF_TRUTH = ("data.masks", "data.mask_values", "validation.masks", "validation.mask_values")
+"""Of these, what scores were measured against: told where two runs have one, and not the same."""
 PICTURED, MOST_LOOKED = 12, 2000
 SIDE = 240
 
@@ -97,7 +101,9 @@ class Comparison:
         for one in self.lines:
             values = zip(one.values, columns, strict=True)
             cells = "".join(f"  {'–' if value is None else f'{100 * value:.1f}':>{w}}" for value, w in values)
-            lines.append(f"{f'{one.split}: {one.name}':<{width}}{cells}")
+            counts = {count for count in one.images if count is not None}
+            told = f"  (images: {' | '.join(str(count or '–') for count in one.images)})" if len(counts) > 1 else ""
+            lines.append(f"{f'{one.split}: {one.name}':<{width}}{cells}{told}")
         lines += [f"{differs.key}: {' | '.join(differs.values)}" for differs in self.differences]
         return "\n".join(lines)
 
@@ -106,7 +112,8 @@ def collect(folders: Sequence[str | Path], pictured: int = PICTURED) -> Comparis
     """Read the runs; nothing is computed again but scores of label maps.
 
     Raises:
-        RunError: fewer than two runs, a folder is none, or the runs share no image or not their classes.
+        RunError: fewer than two runs, a folder is none, or the runs share no image, have other photographs under its
+            name, or not the same classes.
     """
     paths = [Path(one) for one in folders]
     if len(paths) < 2:
@@ -143,7 +150,8 @@ def _differences(configs: Sequence[Config]) -> tuple[Difference, ...]:
     return tuple(
         Difference(key, tuple(str(flat[key]) for flat in flats))
         for key in flats[0]
-        if key.partition(".")[0] not in SAME_KEYS and any(flat[key] != flats[0][key] for flat in flats)
+        if (key in OF_TRUTH and len({flat[key] for flat in flats} - {""}) > 1)
+        or (key.partition(".")[0] not in SAME_KEYS and any(flat[key] != flats[0][key] for flat in flats))
     )
 
 
@@ -192,7 +200,26 @@ def _shared(paths: Sequence[Path], configs: Sequence[Config]) -> tuple[str, list
     samples = [one for one in datasets[0].samples if one.id in ids]
     if not samples:
         raise RunError("the runs have no image in common; name runs over the same data.")
+    samples = evenly(samples, MOST_LOOKED)
+    for path, dataset in zip(paths[1:], datasets[1:], strict=True):
+        theirs = {one.id: one.image for one in dataset.samples}
+        for one in samples:
+            if one.id in theirs and not _is_same(one.image, theirs[one.id]):
+                raise RunError(
+                    f"{one.id} is another photograph in {path} than in {paths[0]}, so their masks can't be compared; "
+                    "name runs over the same data."
+                )
     return stage, samples, datasets[0].classes
+
+
+def _is_same(one: Path | str, other: Path | str) -> bool:
+    """Whether two places hold the same photograph, as far as they can be looked at."""
+    if one == other or storage.is_url(one) or storage.is_url(other):
+        return True
+    try:
+        return filecmp.cmp(one, other, shallow=False)
+    except OSError:  # the photographs of one run have been moved away
+        return True
 
 
 def _ids(folder: Path) -> set[str]:
@@ -203,8 +230,7 @@ def _ids(folder: Path) -> set[str]:
 def _pictures(
     paths: Sequence[Path], stage: str, samples: Sequence[Sample], classes: ClassSet, pictured: int
 ) -> tuple[str, tuple[Compared, ...]]:
-    samples = evenly(samples, MOST_LOOKED)
-    truth_known = all(one.mask is not None for one in samples)
+    truth_known = _belongs(samples, classes)
     found = []
     for sample in samples:
         masks = [images.read_mask(path / stage / f"{sample.id}.png") for path in paths]
@@ -220,6 +246,16 @@ def _pictures(
     shown = [_with_cells(one, by_id[one.id], paths, stage, classes, truth_known) for one in found[:pictured]]
     measure = "mIoU" if truth_known else "agreement with the first run"
     return measure, (*shown, *found[pictured:])
+
+
+def _belongs(samples: Sequence[Sample], classes: ClassSet) -> bool:
+    """Whether all images have truth, and it can be that of their tags: else they are not scored."""
+    counting = Counting(classes.names)
+    for one in samples:
+        if one.mask is None:
+            return False
+        counting.add(read_truth(one.mask, one.values), classes.numbers(one.tags))
+    return counting.result().together
 
 
 def _score(truth: UInt8[np.ndarray, "H W"], mask: UInt8[np.ndarray, "H W"], classes: ClassSet) -> float:

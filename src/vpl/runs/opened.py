@@ -19,7 +19,7 @@ from vpl.config import Config, DataConfig
 from vpl.edges import storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
 from vpl.errors import ConfigError, DataError, RunError, VplError
-from vpl.machine import Clock, cores
+from vpl.machine import Clock
 from vpl.method.views import View, prepared
 from vpl.network import team
 from vpl.progress import Progress, silent
@@ -30,7 +30,7 @@ from vpl.runs.plan import Plan, compare, encoding_of
 from vpl.runs.review import reviewed
 from vpl.runs.shelf import Shelf
 from vpl.runs.state import FOLDER as STATE_FOLDER
-from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view
+from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view, workers_of
 
 
 class Opened(RunFolder):
@@ -67,7 +67,7 @@ class Opened(RunFolder):
         place = team.place()
         super().__init__(folder, config, leads=place.leads)
         self.place, self.device = place, place.device(device)
-        self.image_workers = image_workers or cores()
+        self.image_workers = workers_of(image_workers)
         self.progress = progress
         self.relearn = relearn
         self.makers = dict(makers or {})

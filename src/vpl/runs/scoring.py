@@ -53,6 +53,12 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
         if not belonging.together:
             run.drop_evaluation(held_out=False)
             raise DataError(belonging.refusal(run.config.data.masks or run.config.data.images))
+        failed = [one for one in run.failures.values() if one.stage == "scores"]
+        if failed and not any(tally.confusion.matrix.any() for tally in tallies.values()):
+            raise DataError(
+                f"nothing could be evaluated: {len(failed)} of {len(truths)} truth masks can't be used; the first, of "
+                f"{failed[0].id}: {failed[0].reason}"
+            )
         rows = [
             {"name": MAP_ROWS[name], "folder": name, "of": of[name], "missing": tally.missing}
             | scores_of(tally.confusion, run.classes)

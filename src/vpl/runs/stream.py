@@ -25,9 +25,9 @@ from typing import Any, TypeVar
 import torch
 
 from vpl.clip.model import FrozenClip
-from vpl.config import ClipConfig
+from vpl.config import MOST_WORKERS, ClipConfig
 from vpl.edges import images
-from vpl.errors import DataError, VplError
+from vpl.errors import ConfigError, DataError, VplError
 from vpl.machine import Clock, cores, one_core_each, threads, unless_out_of_memory
 from vpl.method.views import View
 
@@ -79,6 +79,19 @@ class Settled:
     batch: Batch
     portions: Sequence[Portion] = ()
     failures: Sequence[tuple[int, VplError]] = ()
+
+
+def workers_of(given: int | None) -> int:
+    """How many threads of a kind: as given, or one a core.
+
+    Raises:
+        ConfigError: it is no number from 1 to `MOST_WORKERS`.
+    """
+    if given is None:
+        return cores()
+    if type(given) is not int or not 1 <= given <= MOST_WORKERS:
+        raise ConfigError(f"{given!r} workers were asked for; expected a whole number from 1 to {MOST_WORKERS}.")
+    return given
 
 
 def grid_of(image: Path | str, patch: int, config: ClipConfig) -> tuple[int, int]:

@@ -16,7 +16,7 @@ from vpl.classes import scenes
 from vpl.config import ABLATION_STYLE, SCENE_SIDE
 from vpl.edges import vocxml
 from vpl.edges.storage import PARTIAL, take_name
-from vpl.errors import DataError
+from vpl.errors import DataError, RunError
 from vpl.scenes.draw import Scene, check, draw
 
 
@@ -35,6 +35,7 @@ def write_tree(
 
     Raises:
         DataError: the folder exists and is not empty; an unknown layout or style, a wrong size, a count below 1.
+        RunError: it can't be written.
     """
     folder = Path(folder)
     if layout not in ("folder", "voc"):
@@ -59,6 +60,8 @@ def write_tree(
         if folder.exists():
             folder.rmdir()
         take_name(partial, folder)
+    except OSError as error:
+        raise RunError(f"{folder} can't be written ({error.strerror or error}); mend that, then try again.") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder
