@@ -17,7 +17,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 KNOWN_SKIPS = (
     "this user may not mount a file system here",
     "this file system takes Unicode names only",
-    "names no Python that has the tool",
     "this Pillow was built without AVIF",
     "set VPL_COCO128",
 )

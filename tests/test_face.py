@@ -25,6 +25,7 @@ SIGNATURES = {
     "open_dataset": "(data, classes=None)",
     "predict": "(model, images, *, protocol=None, probabilities=..., clip=None, device='auto', progress=...)",
     "preset": "(*names)",
+    "push_to_hub": "(run, name, *, private=..., clip=None, api=None)",
     "report": "(run)",
     "run": "(folder, images='', tags='', *, clip='', values=None, config=None, device='auto', workers=None, train=..., "
     "relearn=..., progress=...)",

@@ -20,7 +20,7 @@ ROWS = (
     ("network", "pocket"),
     ("runs",),
     ("pages", "exports"),
-    ("judge",),
+    ("judge", "integrations"),
     ("build", "app", "demo", "notebook", "cli", "__main__"),
 )
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}

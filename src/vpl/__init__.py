@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vpl.errors import VplError
     from vpl.exports.dataset import MaskDataset
     from vpl.exports.export import export
+    from vpl.exports.hf import push_to_hub
     from vpl.judge.tune import tune
     from vpl.method.crf import dense_crf
     from vpl.network.predict import load
@@ -60,6 +61,7 @@ __all__ = [
     "open_dataset",
     "predict",
     "preset",
+    "push_to_hub",
     "report",
     "run",
     "segment",
@@ -83,6 +85,7 @@ _HOMES = {
     "open_dataset": "edges.datasets",
     "predict": "notebook.runs",
     "preset": "config",
+    "push_to_hub": "exports.hf",
     "report": "pages.report",
     "run": "notebook.runs",
     "segment": "notebook.model",

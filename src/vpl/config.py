@@ -145,12 +145,12 @@ class DataConfig(Section):
     columns: tuple[str, ...] = value((), OURS, "image=NAME, tags=NAME of a table's columns; empty: found by name")
     separator: str = value("", OURS, "what stands between a photograph's tags; empty: found")
     aliases: tuple[str, ...] = value((), OURS, "TAG=CLASS: how a tag is to be read")
-    masks: str = value("", OURS, "folder of truth masks, for evaluation only; empty: none")
+    masks: str = value("", OURS, "folder of truth masks, or COCO's instances JSON, for evaluation only; empty: none")
     mask_values: str = value(
         "labels",
         OURS,
-        "what the masks' numbers are: labels, the list's category ids, or 0 and the photograph's one tag",
-        choices=("labels", "ids", "binary"),
+        "what the masks hold: labels, ids (of the list's categories), binary (0 and the photograph's one tag), colors "
+        "(the class set's), a label map's file, or NUMBER=CLASS, #rrggbb=CLASS, NAME=ignore, *=background, by commas",
     )
     split: str = value("", OURS, "voc: train, val, trainval or train_aug")
     classes: str = value("", OURS, "voc, coco, scenes or a classes file; empty: every tag that occurs")

@@ -2,17 +2,15 @@
 
 pycocotools and faster-coco-eval come with the extra `test`. Datumaro, which CVAT reads its imports with, and
 Ultralytics need other versions of our packages: give a Python that has them in VPL_DATUMARO_PYTHON and
-VPL_ULTRALYTICS_PYTHON.
+VPL_ULTRALYTICS_PYTHON (.ci/run makes both).
 """
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import shutil
-import subprocess
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +23,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 import vpl
+from other_python import in_other_python
 from vpl.classes import ClassSet, voc_palette
 from vpl.cli import main
 from vpl.config import Config
@@ -300,16 +299,6 @@ for item in data:
     found[item.id] = {"masks": masks, "photo": list(item.media.size) if item.media else None}
 print(json.dumps(found))
 """
-
-
-def in_other_python(variable: str, code: str, *arguments) -> dict:
-    """What a tool that can't live beside our packages says: the last line that `code` prints, in its own Python."""
-    python = os.environ.get(variable)
-    if not python:
-        pytest.skip(f"{variable} names no Python that has the tool")
-    done = subprocess.run([python, "-c", code, *map(str, arguments)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.mark.parametrize(("to", "kind"), [("voc", "voc_segmentation"), ("cvat", "voc_segmentation"), ("coco", "coco")])

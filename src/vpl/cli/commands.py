@@ -18,7 +18,7 @@ from vpl.cli import show
 from vpl.cli.parser import KEYS, parser
 from vpl.cli.show import bar, say
 from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, LookConfig, of_presets, preset, quality
-from vpl.edges import storage
+from vpl.edges import legend, storage
 from vpl.errors import ConfigError
 from vpl.runs.plan import Plan, count_of, told
 from vpl.runs.stored import read
@@ -72,6 +72,9 @@ def _config(given: argparse.Namespace) -> Config:
             values[key] = str(Path(str(values[key])).resolve())
     if "data.classes" in values and Path(str(values["data.classes"])).is_file():
         values["data.classes"] = str(Path(str(values["data.classes"])).resolve())
+    for key in ("data.mask_values", "validation.mask_values"):
+        if key in values:
+            values[key] = legend.located(str(values[key]))
     return base.with_values(values)
 
 

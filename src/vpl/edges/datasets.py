@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,8 +19,8 @@ from vpl.classes import ClassSet
 from vpl.config import DataConfig
 from vpl.edges import storage, tags
 from vpl.edges.layouts import LAYOUTS, Row, Source
-from vpl.edges.names import Finder, existing_folder, inside, listing, located, shown
-from vpl.edges.truth import meaning
+from vpl.edges.names import Finder, existing_file, existing_folder, inside, listing, located, shown
+from vpl.edges.truth import Drawings, Meaning, Values
 from vpl.errors import ConfigError, DataError
 
 __all__ = ["Dataset", "Sample", "inside", "open_dataset"]
@@ -39,14 +39,14 @@ class Sample:
         image: its file, not opened yet; a URL where the images lie behind one.
         tags: names of classes, each once, in the order of the file.
         mask: its truth mask, for evaluation only, or None.
-        values: label value by number in that mask (truth.py); None: its numbers are label values.
+        values: what is in that mask (truth.py); None: its numbers are label values.
     """
 
     id: str
     image: Path | str
     tags: tuple[str, ...]
     mask: Path | None
-    values: bytes | None = None
+    values: Values | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     """
     storage.check(data.images, f"{data.name}.images")
     images = _image_folder(data)
-    masks = existing_folder(data.masks, f"{data.name}.masks") if data.masks else None
+    drawn = data.masks.lower().endswith(".json")
+    masks = existing_folder(data.masks, f"{data.name}.masks") if data.masks and not drawn else None
     known = classes or _named_classes(data.classes)
     speller = tags.Speller(known, _aliases(data.aliases))
     source = Source(data, images, speller)
@@ -116,7 +117,9 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
         alike = tags.alike(known.names)
         warnings += _told_alike(alike, shots)
     ids = {name: listed.ids[tag] for tag in listed.ids for name in speller.read([tag], "") if name in known.names}
-    found = _Masks(shots, images, masks, data.format == "voc", lambda own: meaning(data.mask_values, own, known, ids))
+    meant = Meaning(data.mask_values, f"{data.name}.mask_values", known, ids, _aliases(data.aliases))
+    truth = Drawings(existing_file(data.masks, f"{data.name}.masks", "COCO's instances JSON"), meant) if drawn else None
+    found = _Masks(shots, images, masks, data.format == "voc", meant, truth, Path(data.masks))
     samples = tuple(found.sample(shot) for shot in shots.kept.values() if shot.tags)
     untagged = tuple(found.sample(shot) for shot in shots.kept.values() if not shot.tags)
     notes = [*source.notes, *speller.notes()]
@@ -220,18 +223,24 @@ class _Masks:
         images: Path | str,
         masks: Path | None,
         own: bool,
-        meaning: Callable[[tuple[str, ...]], bytes | None],
+        meaning: Meaning,
+        drawings: Drawings | None,
+        place: Path,
     ):
-        self._meaning = meaning
+        self._meaning, self._drawings, self._place = meaning, drawings, place
         self._unclear: list[str] = []
-        self._images, self._folder, self._own = images, masks, own and masks is None
+        self._images, self._folder, self._own = images, masks, own and masks is None and drawings is None
         self._stems = Counter(shot.id.rpartition("/")[2] for shot in shots.kept.values())
 
     def sample(self, shot: _Shot) -> Sample:
         """The sample with its mask."""
         mask = self._mask(shot)
         try:
-            values = None if mask is None or not shot.tags else self._meaning(shot.tags)
+            if self._drawings:
+                values = self._drawings.of(shot.id, shot.id.rpartition("/")[2])
+                mask = None if values is None else self._place
+            else:
+                values = None if mask is None or not shot.tags else self._meaning.of(shot.tags)
         except DataError as error:
             self._unclear.append(str(error))
             mask = values = None
@@ -256,11 +265,16 @@ class _Masks:
 
     def warnings(self, without: Sequence[Sample], count: int) -> list[str]:
         """What to say of masks that were given and not found."""
-        if self._folder is None or not without:
+        if (self._folder is None and self._drawings is None) or not without:
             return []
         if self._unclear:
             own = tags.photographs(len(self._unclear))
             return [f"the truth masks of {own} of {count} can't be used: {self._unclear[0]}"]
+        if self._folder is None:
+            own = tags.photographs(count)
+            listed = f"{len(without)} of {own} are not listed in {self._place} (such as {shown(without[0].id)})"
+            more = "nothing is evaluated" if len(without) == count else "scores tell of the others alone"
+            return [f"{listed}; {more}."]
         looked = f"{without[0].id}.png"
         if len(without) < count:
             return [

@@ -229,11 +229,37 @@ def read_mask(path: str | Path) -> UInt8[np.ndarray, "H W"]:
         if image.mode not in ("P", "L", "1"):
             raise DataError(
                 f"the mask {path} has pixels of kind {image.mode}; expected a palette or 8-bit grey PNG whose values "
-                "are label numbers. Replace each colour by the number of its class."
+                "are label numbers. Where they are colours, say whose: --mask-values colors, or a label map's file."
             )
         tiles = getattr(image, "tile", [])
         step = _GREY_STEPS.get(tiles[0][3], 1) if tiles else 1
         return np.array(image).astype(np.uint8) // np.uint8(step)
+
+
+def is_colored(path: str | Path) -> bool:
+    """Whether a PNG's pixels are colours, and no numbers.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
+    with _opened(Path(path), formats=("PNG",)) as image:
+        return image.mode not in ("P", "L", "1")
+
+
+def read_colors(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
+    """A PNG whose colours are classes, as RGB; a palette's numbers are its colours here.
+
+    Raises:
+        DataError: the file is missing or damaged, has more than 8 bits a channel, or is not opaque everywhere.
+    """
+    path = Path(path)
+    with _opened(path, formats=("PNG",)) as image:
+        if image.mode not in ("P", "L", "1", "RGB", "RGBA"):
+            raise DataError(f"the mask {path} has pixels of kind {image.mode}; expected colours of 8 bits.")
+        pixels = np.array(image.convert("RGBA"))
+        if (pixels[..., 3] < 255).any():
+            raise DataError(f"the mask {path} is transparent in places, so its colours are not clear; save it opaque.")
+        return pixels[..., :3]
 
 
 def write_mask(path: str | Path, mask: UInt8[np.ndarray, "H W"], palette: Sequence[tuple[int, int, int]]) -> None:

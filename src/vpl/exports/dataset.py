@@ -14,7 +14,8 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vpl.errors import RunError
+from vpl.edges import storage
+from vpl.errors import ModelError, RunError
 from vpl.exports.export import of_run
 from vpl.exports.labelled import local, place_of, read_labelled
 
@@ -48,6 +49,32 @@ class MaskDataset(Dataset):
     def ids(self) -> tuple[str, ...]:
         """Of the photographs, in order."""
         return tuple(id for id, _, _ in self._pictures)
+
+    def to_datasets(self) -> Any:
+        """The same as a `datasets.Dataset` of id, image, label and tags.
+
+        Images and masks are read from their files where they are asked for: upright PIL images, and masks whose pixels
+        are label values. `transform` is not part of it.
+
+        Raises:
+            RunError: the photographs lie behind a URL.
+            ModelError: datasets is not installed.
+        """
+        try:
+            import datasets
+        except ImportError as error:
+            raise ModelError('datasets is not installed; pip install "vpl-seg[datasets]".') from error
+        if any(storage.is_url(image) for _, image, _ in self._pictures):
+            raise RunError("the photographs lie behind a URL, and datasets reads files; copy them here first.")
+        columns = {
+            "id": list(self.ids),
+            "image": [str(image) for _, image, _ in self._pictures],
+            "label": [str(self._material.mask(id)) for id in self.ids],
+            "tags": [list(tags or ()) for _, _, tags in self._pictures],
+        }
+        kinds = {"id": datasets.Value("string"), "image": datasets.Image(), "label": datasets.Image()}
+        features = datasets.Features(kinds | {"tags": datasets.List(datasets.Value("string"))})
+        return datasets.Dataset.from_dict(columns, features=features)
 
     def __len__(self) -> int:
         return len(self._pictures)

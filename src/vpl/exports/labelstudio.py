@@ -26,11 +26,17 @@ TAG, IMAGE = "tag", "image"
 """Names of the labels and of the photograph in the labelling interface."""
 
 
+def shapes(where: Bool[np.ndarray, "H W"]) -> Iterator[dict[str, Any]]:
+    """What a class's pixels become: one brush mask."""
+    yield {"format": "rle", "rle": brush(where)}
+
+
 class Writer:
     """tasks.json, labels.xml, images/."""
 
     kind = "brushlabels"
     element = "BrushLabels"
+    shapes_of = staticmethod(shapes)
 
     def __init__(self, folder: Path, classes: ClassSet):
         self._folder, self._classes = folder, classes
@@ -55,15 +61,12 @@ class Writer:
             }
             for label in np.unique(picture.mask).tolist()
             if label
-            for number, value in enumerate(self._shapes(picture.mask == label))
+            for number, value in enumerate(type(self).shapes_of(picture.mask == label))
         ]
         self._tasks.append({
             "data": {IMAGE: f"/data/local-files/?d={quote(place)}", "tags": list(picture.tags)},
             "predictions": [{"model_version": f"vpl {__version__}", "result": result}],
         })  # fmt: skip
-
-    def _shapes(self, where: Bool[np.ndarray, "H W"]) -> Iterator[dict[str, Any]]:
-        yield {"format": "rle", "rle": brush(where)}
 
     def close(self) -> None:
         text = json.dumps(self._tasks, ensure_ascii=False, separators=(",", ":"))

@@ -11,14 +11,17 @@ from jaxtyping import Bool
 from vpl.exports import labelstudio, outlines
 
 
+def shapes(where: Bool[np.ndarray, "H W"]) -> Iterator[dict[str, Any]]:
+    """What a class's pixels become: a polygon for each part; points are percents of width and height."""
+    height, width = where.shape
+    for part, top, left in outlines.parts(where):
+        points = outlines.outline(part, top, left)
+        yield {"points": [[100 * x / width, 100 * y / height] for x, y in points], "closed": True}
+
+
 class Writer(labelstudio.Writer):
-    """As labelstudio.py; points are percents of width and height."""
+    """As labelstudio.py, with polygons."""
 
     kind = "polygonlabels"
     element = "PolygonLabels"
-
-    def _shapes(self, where: Bool[np.ndarray, "H W"]) -> Iterator[dict[str, Any]]:
-        height, width = where.shape
-        for part, top, left in outlines.parts(where):
-            points = outlines.outline(part, top, left)
-            yield {"points": [[100 * x / width, 100 * y / height] for x, y in points], "closed": True}
+    shapes_of = staticmethod(shapes)

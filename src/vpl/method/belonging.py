@@ -88,7 +88,10 @@ class Belonging:
                 "--set data.mask_values=binary"
             )
         elif strange:
-            advice = f"they hold the number {strange[0]}; if they are category ids, --set data.mask_values=ids"
+            advice = (
+                f"they hold the number {strange[0]}; if they are category ids, --set data.mask_values=ids; if it marks "
+                f"what is left out, --set data.mask_values=labels,{strange[0]}=ignore"
+            )
         else:
             advice = "if the masks number the classes in another order, give it in a classes file (--classes)"
         return (

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -19,6 +20,7 @@ from PIL import Image
 from vpl.classes import IGNORE, ClassSet
 from vpl.edges import images, sheet
 from vpl.edges.images import Picture
+from vpl.exports.detections import detections
 
 STAGES = {
     "text": "text seeds",
@@ -61,6 +63,16 @@ class LabelMap:
     def overlay(self) -> Image.Image:
         """The labels in their classes' colours over the photograph."""
         return Image.fromarray(sheet.overlay(self.image, self.labels, self.classes.palette()))
+
+    def to_supervision(self, parts: bool = False) -> Any:
+        """`supervision.Detections`, one for each class, or for each connected part of it (a part is no object).
+
+        Confidences are there where probabilities were asked for.
+
+        Raises:
+            ModelError: supervision is not installed.
+        """
+        return detections(self.labels, self.classes, getattr(self, "probabilities", None), parts)
 
     def save(self, path: str | Path) -> None:
         """The labels as a palette PNG, with the bytes that a run writes.

@@ -80,8 +80,7 @@ def asked_of(
     samples = dataset.samples
     bytes_of = contents.of([one.image for one in samples], progress, "look at photographs")
     masked = [one for one in samples if one.mask is not None]
-    truths = contents.of([one.mask for one in masked if one.mask is not None], progress, "look at truth masks")
-    truth = {one.id: content for one, content in zip(masked, truths, strict=True)}
+    truth = _truth(masked, contents, progress, "look at truth masks")
     tags: dict[tuple[str, ...], str] = {}
     photographs = tuple(
         Photograph(
@@ -95,8 +94,8 @@ def asked_of(
     unseen = ""
     if held_out:
         shown = contents.of([one.image for one in held_out], progress, "look at held-out photographs")
-        masks = contents.of([one.mask for one in held_out if one.mask is not None], progress, "look at held-out masks")
-        unseen = digest_of(f"{one.id} {a} {b}" for one, a, b in zip(held_out, shown, masks, strict=True))
+        masks = _truth(held_out, contents, progress, "look at held-out masks")
+        unseen = digest_of(f"{one.id} {a} {masks[one.id]}" for one, a in zip(held_out, shown, strict=True))
     return Asked(
         config,
         clip,
@@ -110,6 +109,17 @@ def asked_of(
         relearn=relearn,
         review=digest_of_teaching(folder),
     )
+
+
+def _truth(samples: Sequence[Sample], contents: Contents, progress: Progress, words: str) -> dict[str, str]:
+    """Digest of each sample's truth: its mask's bytes, or what is drawn, and what the numbers are said to be."""
+    files = [one.mask for one in samples if one.mask is not None and not (one.values and one.values.shapes)]
+    read = dict(zip(files, contents.of(files, progress, words), strict=True))
+    return {
+        one.id: (read.get(one.mask, "") if one.values is None else digest(read.get(one.mask, ""), one.values.told()))
+        for one in samples
+        if one.mask is not None
+    }
 
 
 def there_of(folder: Path, state: State, config: Config, passing: Mapping[str, str]) -> There:
