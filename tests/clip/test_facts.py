@@ -376,3 +376,40 @@ def test_norms_of_zeros_are_no_clip(openai_state, tmp_path):
     torch.save(state, tmp_path / "openai.pt")
     with pytest.raises(ModelError, match=r"image\.ln_post\.weight holds zeros alone"):
         load(tmp_path / "openai.pt")
+
+
+# the encoders of others, as they publish them
+
+METACLIP = {
+    "embed_dim": 20, "quick_gelu": True,
+    "vision_cfg": {"image_size": 32, "layers": 3, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 16, "vocab_size": 40, "width": 24, "heads": 3, "layers": 2},
+}  # fmt: skip
+"""How MetaCLIP and DFN write their open_clip_config.json: quick GELU in words of its own, the rest open_clip's."""
+DFN_LOOK = {"mean": CLIP_MEAN, "std": CLIP_STD, "interpolation": "bicubic", "resize_mode": "squash"}
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "open_clip_pytorch_model.bin"])
+def test_metaclip_and_dfn_are_transformers_own_forward(name, hf_models, tmp_path):
+    """Their quick GELU is read from the configuration, never assumed: without the word it is another model."""
+    hf = hf_models["narrow"]
+    state = to_openai(hf.state_dict())
+    if name.endswith("safetensors"):
+        save_file(state, tmp_path / name)
+    else:
+        torch.save(state, tmp_path / name)
+    write(tmp_path, "open_clip_config.json", {"model_cfg": METACLIP, "preprocess_cfg": DFN_LOOK})
+    found = load(tmp_path)
+    assert (found.image.activation, found.text.activation, found.heads) == ("quick_gelu", "quick_gelu", 2)
+    pixels = pixels_of(found)
+    ids = torch.tensor([[37, 9, 3, 38], [37, 4, 38, 0]])
+    with torch.no_grad():
+        image = F.normalize(hf.visual_projection(hf.vision_model(pixels).pooler_output), dim=1)
+        text = F.normalize(hf.text_projection(hf.text_model(ids).pooler_output), dim=1)
+    assert (found.embed_images(pixels) - image).abs().max() < 1e-5 and (
+        found.encode_tokens(ids) - text
+    ).abs().max() < 1e-5
+    plain = {key: one for key, one in METACLIP.items() if key != "quick_gelu"}
+    write(tmp_path, "open_clip_config.json", {"model_cfg": plain, "preprocess_cfg": DFN_LOOK})
+    assert load(tmp_path).image.activation == "gelu"
+    assert (load(tmp_path).embed_images(pixels) - image).abs().max() > 1e-3

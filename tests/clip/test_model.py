@@ -403,7 +403,7 @@ def _empty_folder(folder, state):
 
 
 def _other_model(folder, state):
-    (folder / "config.json").write_text('{"model_type": "siglip"}')
+    (folder / "config.json").write_text('{"model_type": "blip"}')
     return "."
 
 
@@ -446,7 +446,7 @@ def _no_path(folder, state):
         (_grid_not_square, "7 patch positions.*expected a square grid"),
         (_transformers_keys, r"give the folder that holds it together with its config\.json"),
         (_empty_folder, r"has no config\.json"),
-        (_other_model, "'siglip' model; expected a CLIP"),
+        (_other_model, "'blip' model; expected a CLIP or SigLIP"),
         (_broken_config, r"config\.json can't be read"),
         (_config_alone, r"neither model\.safetensors nor pytorch_model\.bin"),
         (_nothing, "no file or folder .*openai/clip-vit-base-patch16"),

@@ -42,6 +42,7 @@ def test_parts_confidences_and_nothing_at_all():
     assert len(LabelMap("a", "a.jpg", np.full((3, 4), 255, np.uint8), CLASSES).to_supervision()) == 0
 
 
+@pytest.mark.slow
 def test_datasets_reads_the_run(tmp_path):
     run = make_run(tmp_path)
     found = vpl.MaskDataset(run).to_datasets()
@@ -68,6 +69,7 @@ class Api:
         self.sent = {name: (folder / name).read_bytes() for name in given["allow_patterns"]}
 
 
+@pytest.mark.slow
 def test_the_hub_gets_four_files_and_a_private_place(tiny_clip, tmp_path):
     case.finished_run(tmp_path / "run", tiny_clip)
     api = Api()

@@ -16,8 +16,9 @@ import training_case as case
 from vpl.cli import main
 from vpl.clip.model import FrozenClip
 from vpl.edges import film, images
+from vpl.edges.outputs import NAME
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.network import predict
+from vpl.network import delivery, predict
 from vpl.network.delivery import Outputs, deliver
 from vpl.network.predict import SINGLE, Protocol
 
@@ -83,6 +84,24 @@ def test_an_image_that_fits_in_no_memory_is_skipped_and_told(predictor, tmp_path
     failures = list(deliver(predictor, folder, tmp_path / "out", Protocol(flip=True)))
     assert [name for name, _ in failures] == ["large.png"] and "too small for this image at 40 x 96" in failures[0][1]
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["small.png"]
+
+
+def test_a_core_for_each_photograph_gives_the_same_bytes_in_the_same_order(predictor, tmp_path, monkeypatch):
+    source = photographs(tmp_path / "in", tuple(f"{number:02}.png" for number in range(9)))
+    (source / "04.png").write_bytes(b"no image")
+    found = {}
+    for count in (1, 2, 3):
+        monkeypatch.setattr(delivery, "cores", lambda count=count: count)
+        out = tmp_path / f"out{count}"
+        told = list(deliver(predictor, source, out, FULL, Outputs(True, True, True)))
+        assert [name for name, _ in told] == ["04.png"]
+        found[count] = {name: (out / name).read_bytes() for name in files(out) if name not in (delivery.NOTE, NAME)}
+    assert found[1] == found[2] == found[3] and len(found[1]) > 30
+    before = torch.get_num_threads()
+    (source / "04.png").unlink()
+    monkeypatch.setattr(predictor, "answer", lambda *_: pytest.fail("it is there"))
+    list(deliver(predictor, source, tmp_path / "out3", FULL, Outputs(True, True, True)))
+    assert torch.get_num_threads() == before
 
 
 def test_a_folder_never_keeps_another_networks_masks(predictor, tmp_path):

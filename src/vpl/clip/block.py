@@ -55,6 +55,45 @@ class LastBlock:
     output: Float[Tensor, "N T width"]
 
 
+class Pool(nn.Module):
+    """SigLIP's pooling head, in the place of a class token: a learned probe asks the patches, an MLP follows.
+
+        v_i = LN-post(x_i) Wv + b      h = Σ_i softmax(probe Wq · LN-post(x_i) Wk / √d)_i v_i Wout + b
+        e = h + act( LN2(h) Wup + b ) Wdown + b
+
+    A patch on its own is heard alone: the same with the one v_i in the sum's place.
+    """
+
+    def __init__(self, width: int, inner: int, heads: int, activation: str, eps: float):
+        super().__init__()
+        self.heads, self.activation = heads, activation
+        self.probe = nn.Parameter(torch.empty(width))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out = nn.Linear(width, width)
+        self.ln2 = nn.LayerNorm(width, eps=eps)
+        self.up = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width)
+
+    def together(self, tokens: Float[Tensor, "N hw width"]) -> Float[Tensor, "N width"]:
+        """What the probe hears from all patches after LN-post: SigLIP's image embedding."""
+        width = len(self.probe)
+        asked, keys, values = zip(self.qkv.weight.split(width), self.qkv.bias.split(width), strict=True)
+        query = F.linear(self.probe, *asked).expand(len(tokens), 1, -1)
+        parts = (query, F.linear(tokens, *keys), F.linear(tokens, *values))
+        query, key, value = (one.unflatten(-1, (self.heads, -1)).transpose(1, 2) for one in parts)
+        heard = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return self._after(heard)[:, 0]
+
+    def alone(self, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows width"]:
+        """What the probe would hear of each patch after LN-post, were it the only one."""
+        width = len(self.probe)
+        return self._after(F.linear(tokens, self.qkv.weight[2 * width :], self.qkv.bias[2 * width :]))
+
+    def _after(self, heard: Tensor) -> Tensor:
+        h = self.out(heard)
+        return h + self.down(_act(self.up(self.ln2(h)), self.activation))
+
+
 class Block(nn.Module):
     """The weights of one block, with its head count and activation."""
 
@@ -100,15 +139,23 @@ def through(
     return output, None
 
 
-def plainly(block: Block, x: Tensor) -> Tensor:
-    """What leaves the block, by operations that carry a gradient to x; `through` has none of these."""
+def plainly(block: Block, x: Tensor, a: Tensor | None = None) -> Tensor:
+    """What leaves the block, by operations that carry a gradient to x, and to A where it is given; `through` has none
+    of these."""
     dtype = block.qkv.weight.dtype
-    query, key, value = block.qkv(block.ln1(x).to(dtype)).unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
+    a = block.ln1(x) if a is None else a
+    query, key, value = block.qkv(a.to(dtype)).unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
     attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
     middle = x + block.out(attended)
     hidden = block.up(block.ln2(middle).to(dtype))
-    act = F.gelu(hidden) if block.activation == "gelu" else hidden * torch.sigmoid(QUICK_GELU_SLOPE * hidden)
-    return middle + block.down(act)
+    return middle + block.down(_act(hidden, block.activation))
+
+
+def _act(hidden: Tensor, activation: str) -> Tensor:
+    """`activate`, by operations that an exported graph and a gradient know."""
+    if activation == "quick_gelu":
+        return hidden * torch.sigmoid(QUICK_GELU_SLOPE * hidden)
+    return F.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none")
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -122,9 +169,9 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 
 
 def activate(hidden: Tensor, activation: str, in_place: bool = False) -> Tensor:
-    """GELU, or quick GELU x · sigmoid(1.702 x)."""
-    if activation == "gelu":
-        return F.gelu(hidden)
+    """GELU, by its tanh formula in SigLIP, or quick GELU x · sigmoid(1.702 x)."""
+    if activation != "quick_gelu":
+        return F.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none")
     scaled = hidden.mul_(QUICK_GELU_SLOPE) if in_place else hidden * QUICK_GELU_SLOPE
     return F.silu(scaled, inplace=True).div_(QUICK_GELU_SLOPE)
 

@@ -24,7 +24,9 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 LEAST_STD = 1e-3
 """Less no image has in [0, 1]; 1 / 255 is that of a CLIP that looks at [0, 255]."""
-QUICK, GELU = "quick_gelu", "gelu"
+SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
+"""The default of SigLIP's image processor in transformers."""
+QUICK, GELU, GELU_TANH = "quick_gelu", "gelu", "gelu_tanh"
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 LOOKS = ("preprocessor_config.json", "processor_config.json")
 
@@ -63,6 +65,8 @@ class Architecture:
         image_activation, text_activation: "quick_gelu" or "gelu".
         image_eps, text_eps: LayerNorm's epsilon.
         end_token: id that closes a text; None: the largest id of a row closes it.
+        pad_token: SigLIP's: a text is filled with it up to the context, every word sees every word, and the last place
+            stands for the text. None: a text ends at its end token, and a word sees those before it.
     """
 
     image_heads: int
@@ -72,6 +76,7 @@ class Architecture:
     image_eps: float = 1e-5
     text_eps: float = 1e-5
     end_token: int | None = None
+    pad_token: int | None = None
 
 
 @dataclass(frozen=True)
@@ -119,9 +124,9 @@ def sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
         return len({key.split(".")[2] for key in weights if key.startswith(f"{side}.blocks.")})
 
     return {
-        "image width": size("image.projection", 0), "image blocks": blocks("image"), "patch": size("image.patch", 2),
-        "text width": size("text.projection", 0), "text blocks": blocks("text"), "words": size("text.words", 0),
-        "context": size("text.positions", 0), "embedding": size("image.projection", 1),
+        "image width": size("image.ln_post.weight", 0), "image blocks": blocks("image"),
+        "patch": size("image.patch", 2), "text width": size("text.projection", 0), "text blocks": blocks("text"),
+        "words": size("text.words", 0), "context": size("text.positions", 0), "embedding": size("text.projection", 1),
     }  # fmt: skip
 
 
@@ -163,6 +168,46 @@ def of_transformers(folder: Path, config: Mapping, weights: Mapping[str, Tensor]
         raise ModelError(f"{name}: {CONFIG} holds a value of the wrong kind ({error}); fetch it anew.") from error
     _check_sizes(told, weights, CONFIG, name)
     return facts | _look(folder, name)
+
+
+def of_siglip(folder: Path, config: Mapping, weights: Mapping[str, Tensor], name: str) -> dict:
+    """Facts of a SigLIP in transformers' format; what `config` leaves out has the format's default.
+
+    Raises:
+        ModelError: a file holds a value of the wrong kind, or describes other weights or a tower without its head.
+    """
+    try:
+        image, text = (config.get(f"{part}_config") or {} for part in ("vision", "text"))
+        if not image.get("vision_use_head", True):
+            raise ModelError(f"{name} has an image tower without its pooling head; give the original weights.")
+        acts = {
+            side: str(one.get("hidden_act", "gelu_pytorch_tanh")) for side, one in (("image", image), ("text", text))
+        }
+        facts = {
+            "image_heads": int(image.get("num_attention_heads", 12)),
+            "text_heads": int(text.get("num_attention_heads", 12)),
+            **{f"{side}_activation": GELU_TANH if act == "gelu_pytorch_tanh" else act for side, act in acts.items()},
+            "image_eps": float(image.get("layer_norm_eps", 1e-6)),
+            "text_eps": float(text.get("layer_norm_eps", 1e-6)),
+            "pad_token": int(text.get("pad_token_id", 1)),
+        }
+        told = {
+            "image width": image.get("hidden_size", 768), "image blocks": image.get("num_hidden_layers", 12),
+            "patch": image.get("patch_size", 16), "text width": text.get("hidden_size", 768),
+            "text blocks": text.get("num_hidden_layers", 12), "words": text.get("vocab_size", 32000),
+            "context": text.get("max_position_embeddings", 64),
+            "embedding": text.get("projection_size") or text.get("hidden_size", 768),
+        }  # fmt: skip
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ModelError(f"{name}: {CONFIG} holds a value of the wrong kind ({error}); fetch it anew.") from error
+    _check_sizes(told, weights, CONFIG, name)
+    look = _look(folder, name)
+    if not look:
+        log.warning(
+            "%s has neither %s nor %s: its images are normalised as SigLIP's processor has it (0.5, 0.5). If it was "
+            "trained otherwise, say clip.mean and clip.std.", name, *LOOKS
+        )  # fmt: skip
+    return {"mean": SIGLIP_MEAN, "std": SIGLIP_STD} | facts | look
 
 
 def _look(folder: Path, name: str) -> dict:

@@ -96,7 +96,7 @@ class Trunk:
 
 
 class FrozenClip(nn.Module):
-    """A CLIP with a vision transformer whose weights never change.
+    """A CLIP or SigLIP with a vision transformer whose weights never change.
 
     Make one with `FrozenClip.load`. No parameter asks for a gradient, and `train()` leaves it in evaluation mode.
 
@@ -104,6 +104,7 @@ class FrozenClip(nn.Module):
         name: what it was loaded from.
         patch: side of a patch in pixels; width, heads, layers: of the image tower; dim: D.
         logit_scale: exp of the learned scale (100 for OpenAI's weights).
+        logit_bias: what a SigLIP adds to scaled cosines before its sigmoid; 0 for a CLIP. A softmax does not see it.
         mean, std: per channel (R, G, B), for images in [0, 1].
     """
 
@@ -121,6 +122,8 @@ class FrozenClip(nn.Module):
         with torch.device("meta"):
             self.image, self.text = towers(weights, architecture, name)
         self.log_scale = nn.Parameter(torch.empty((), device="meta"))
+        if "bias" in weights:
+            self.bias = nn.Parameter(torch.empty((), device="meta"))
         expected = self.state_dict()
         for key, blank in expected.items():
             if key not in weights:
@@ -149,9 +152,10 @@ class FrozenClip(nn.Module):
         self.requires_grad_(False)
         self.name = name
         self.patch = self.image.patch.shape[-1]
-        self.width, self.dim = self.image.projection.shape
+        self.width, self.dim = self.image.patch.shape[0], self.text.projection.shape[1]
         self.heads, self.layers = self.image.heads, len(self.image.blocks)
         self.logit_scale = float(self.log_scale.exp())
+        self.logit_bias = float(self.bias) if "bias" in weights else 0.0
         if not LOGIT_SCALES[0] <= self.logit_scale <= LOGIT_SCALES[1]:
             raise ModelError(
                 f"{name}: logit_scale is {float(self.log_scale)}; expected the logarithm of a scale from "
@@ -293,7 +297,7 @@ class FrozenClip(nn.Module):
         """
         if not ids.numel():
             return torch.zeros((0, self.dim), device=self.device)
-        words = self.text.words.shape[0]
+        words, pad = self.text.words.shape[0], self.architecture.pad_token
         if ids.shape[1] > self.context:
             raise ModelError(f"a text has {ids.shape[1]} tokens; expected at most {self.context}. Cut it.")
         if not 0 <= int(ids.min()) <= int(ids.max()) < words:
@@ -302,6 +306,11 @@ class FrozenClip(nn.Module):
                 "Use the tokenizer that belongs to these weights."
             )
         ids = ids.to(self.device)
+        if pad is not None:
+            ids = F.pad(ids, (0, self.context - ids.shape[1]), value=pad)
+            last = torch.full((len(ids),), self.context - 1, device=self.device)
+            batches = zip(ids.split(TEXTS_AT_ONCE), last.split(TEXTS_AT_ONCE), strict=True)
+            return torch.cat([self._encode_tokens(*batch) for batch in batches])
         end_token = self.architecture.end_token
         if end_token is None:
             ends = ids.argmax(1)
@@ -318,9 +327,9 @@ class FrozenClip(nn.Module):
         ids = ids[:, : int(ends.max()) + 1]
         x = self.text.words[ids] + self.text.positions[: ids.shape[1]]
         for block in self.text.blocks:
-            x, _ = through(block, x, causal=True, keep=False)
-        last = x[torch.arange(len(x), device=x.device), ends]
-        return F.normalize(self.text.ln_final(last) @ self.text.projection, dim=1)
+            x, _ = through(block, x, causal=self.architecture.pad_token is None, keep=False)
+        last = self.text.ln_final(x[torch.arange(len(x), device=x.device), ends]) @ self.text.projection
+        return F.normalize(last if self.text.bias is None else last + self.text.bias, dim=1)
 
     # images
 
@@ -368,27 +377,27 @@ class FrozenClip(nn.Module):
             attention = sums[(number - first_averaged) % held] if number >= first_averaged else None
             x, _ = through(block, x, attention=attention, keep=False)
             if keep_blocks:
-                outputs.append(x[:, 1:])
+                outputs.append(x[:, self.image.first :])
         return Trunk(grid, x, tuple(sums), averaged, apart, tuple(outputs) if keep_blocks else None)
 
     @torch.no_grad()
     def resume(self, trunk: Trunk, keep_last: bool = True) -> Features:
         """`encode` from the last block on: the same bytes whether the trunk was kept meanwhile or not. The trunk's sums
         are used up."""
-        sums, averaged = trunk.sums, trunk.averaged
+        sums, averaged, first = trunk.sums, trunk.averaged, self.image.first
         attention = sums[-1] if sums else None
         x, inside = through(self.image.blocks[-1], trunk.residual, attention=attention, keep=keep_last)
         return Features(
             grid=trunk.grid,
-            patches=self.project(x[:, 1:]),
-            attention=sums[0][:, 1:, 1:] / averaged if averaged and not trunk.apart else None,
-            blocks=None if trunk.blocks is None else (*trunk.blocks, x[:, 1:]),
+            patches=self.project(x[:, first:]),
+            attention=sums[0][:, first:, first:] / averaged if averaged and not trunk.apart else None,
+            blocks=None if trunk.blocks is None else (*trunk.blocks, x[:, first:]),
             last=inside,
-            apart=tuple(one[:, 1:, 1:] for one in sums) if trunk.apart else None,
+            apart=tuple(one[:, first:, first:] for one in sums) if trunk.apart else None,
         )
 
     def embed_images(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N D"]:
-        """Unit class-token embeddings, float32: CLIP's own image embeddings.
+        """The encoder's own image embeddings, unit length, float32: of the class token, or of SigLIP's pooling head.
 
         Gradients pass to `pixels` where they ask for one (`masked` regions of RSC), and to no weight.
 
@@ -398,14 +407,15 @@ class FrozenClip(nn.Module):
         x, _ = self._embed_patches(pixels)
         for block in self.image.blocks:
             x = plainly(block, x) if x.requires_grad else through(block, x, keep=False)[0]
-        return F.normalize(self.project(x[:, 0]), dim=-1)
+        return F.normalize(self.image.whole(x), dim=-1)
 
     def project(self, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows D"]:
-        """LN-post, then the projection into the joint space; float32, not normalised."""
-        return self.image.ln_post(tokens) @ self.image.projection
+        """LN-post, then the projection into the joint space, or SigLIP's head on each token alone; float32, not
+        normalised."""
+        return self.image.project(tokens)
 
     def _embed_patches(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens (N, 1 + hw, width) that enter the first block, and the grid (h, w)."""
+        """Tokens (N, T, width) that enter the first block, and the grid (h, w)."""
         count, _, height, width = pixels.shape
         side = self.patch
         if height % side or width % side or not height or not width:
@@ -417,15 +427,14 @@ class FrozenClip(nn.Module):
         cut = pixels.to(self.device, torch.float32).reshape(count, 3, grid[0], side, grid[1], side)
         rows = cut.permute(0, 2, 4, 1, 3, 5).reshape(count, grid[0] * grid[1], 3 * side * side)
         patches = rows @ self.image.patch.flatten(1).T
-        start = self.image.start.expand(count, 1, -1)
-        x = torch.cat([start, patches], 1) + self._positions(grid)
-        return self.image.ln_pre(x), grid
+        return self.image.begin(patches, self._positions(grid)), grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (1 + hw, width) on a new grid: bilinear, half-pixel centres."""
-        known = round((self.image.positions.shape[0] - 1) ** 0.5)
+        """Position embeddings (T, width) on a new grid: bilinear, half-pixel centres."""
+        first = self.image.first
+        known = round((self.image.positions.shape[0] - first) ** 0.5)
         if grid == (known, known):
             return self.image.positions
-        square = self.image.positions[1:].T.reshape(1, self.width, known, known)
+        square = self.image.positions[first:].T.reshape(1, self.width, known, known)
         moved = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
-        return torch.cat([self.image.positions[:1], moved[0].flatten(1).T])
+        return torch.cat([self.image.positions[:first], moved[0].flatten(1).T])

@@ -1,4 +1,4 @@
-"""Two spellings of the same weights, OpenAI's and transformers' -> the names of model.py."""
+"""Spellings of weights, OpenAI's and transformers' of CLIP, transformers' of SigLIP -> the names of model.py."""
 
 from __future__ import annotations
 
@@ -50,7 +50,21 @@ _HF = {
 }
 
 
-_ANCHORS = ("visual.class_embedding", "vision_model.embeddings.class_embedding")
+_SIGLIP = _HF | {
+    "vision_model.embeddings.patch_embedding.bias": "image.patch_bias",
+    "vision_model.head.probe": "image.pool.probe",
+    "vision_model.head.attention.qkv": "image.pool.qkv",
+    "vision_model.head.attention.out_proj": "image.pool.out",
+    "vision_model.head.layernorm": "image.pool.ln2",
+    "vision_model.head.mlp.fc1": "image.pool.up",
+    "vision_model.head.mlp.fc2": "image.pool.down",
+    "text_model.head.weight": "text.projection",
+    "text_model.head.bias": "text.bias",
+    "logit_bias": "bias",
+}
+_ANCHORS = ("visual.class_embedding", "vision_model.embeddings.class_embedding", "vision_model.head.probe")
+_TURNED = ("visual_projection.weight", "text_projection.weight", "text_model.head.weight")
+"""transformers' projections, which multiply from the left."""
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 """What torch.compile and FSDP write into a key, wherever the module was wrapped."""
 _BUFFERS = ("position_ids", "attn_mask")
@@ -68,14 +82,22 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         raise ModelError(
             f"{name} is a CLIP with a ResNet image encoder; expected a vision transformer. Use ViT-B-16 or another ViT."
         )
+    if any(key.startswith("visual.trunk.") for key in state):
+        raise ModelError(
+            f"{name} has an image tower of timm's, as open_clip's files of SigLIP and EVA have; EVA's is not read "
+            "here; SigLIP is in transformers' format (such as google/siglip-base-patch16-224): give that folder."
+        )
     if not any(anchor in state for anchor in _ANCHORS):
         raise ModelError(
             f"{name} holds no CLIP ViT: neither OpenAI's nor transformers' keys are there "
             f"(first key: {next(iter(state), 'none')}). Give CLIP weights with both towers."
         )
     try:
-        openais = _ANCHORS[0] in state
-        found = _renamed(state, _OPENAI, _OPENAI_BLOCK) if openais else _renamed(_like_openais(state), _HF, _HF_BLOCK)
+        if _ANCHORS[0] in state:
+            found = _renamed(state, _OPENAI, _OPENAI_BLOCK)
+        else:
+            names = _SIGLIP if _ANCHORS[2] in state else _HF
+            found = _renamed(_like_openais(state), names, _HF_BLOCK)
     except (RuntimeError, ValueError) as error:
         raise ModelError(
             f"{name} is no complete CLIP ViT: its tensors don't fit together ({reason(error)}). Give the original "
@@ -128,12 +150,15 @@ def _like_openais(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """transformers' tensors with projections that multiply from the right, and q, k and v in one."""
     result: dict[str, Tensor] = {}
     for key, tensor in state.items():
+        if key == "vision_model.head.probe":
+            tensor = tensor.reshape(-1)
+        elif key in ("logit_scale", "logit_bias"):
+            tensor = tensor.reshape(())
+        key = key.replace("head.attention.in_proj_", "head.attention.qkv.")
         block, _, leaf = key.partition(".self_attn.")
         part, _, kind = leaf.partition("_proj.")
         if part not in ("q", "k", "v"):
-            result[key] = (
-                tensor.transpose(0, -1) if key in ("visual_projection.weight", "text_projection.weight") else tensor
-            )
+            result[key] = tensor.transpose(0, -1) if key in _TURNED else tensor
         elif all(f"{block}.self_attn.{one}_proj.{kind}" in state for one in "qkv"):
             result[f"{block}.self_attn.qkv.{kind}"] = torch.cat(
                 [state[f"{block}.self_attn.{one}_proj.{kind}"] for one in "qkv"]

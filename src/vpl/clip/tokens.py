@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vpl.clip.archives import broken, check_text
+from vpl.clip.archives import broken, check_text, reason
 from vpl.errors import ModelError
 
 Tokenize = Callable[[Sequence[str]], Tensor]
@@ -85,6 +85,49 @@ def folder_tokenizer(folder: Path, name: str, context: int, words: int) -> Token
                 f"the tokenizer of {name} closes no text with an end token; give the weights' own tokenizer."
             )
         return _padded(rows)
+
+    return tokenize
+
+
+def siglip_tokenizer(folder: Path, name: str, context: int, words: int) -> Tokenize | None:
+    """Token ids as transformers' own tokenizer of the folder gives them, unfilled: SigLIP's (T5's pieces, in small
+    letters, without punctuation) or SigLIP 2's (Gemma's, in small letters). None where there is none.
+
+    Args:
+        context: most tokens of a text.
+        words: rows of the weights' table of words.
+
+    Raises:
+        ModelError: a file is damaged, a package that it needs is missing, or it has more tokens than the weights know.
+    """
+    files = [folder / file for file in ("tokenizer.json", "spiece.model") if (folder / file).is_file()]
+    if not files:
+        return None
+    for file in files:
+        check_text(file, name)
+    from transformers import AutoTokenizer
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        reader = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except ImportError as error:
+        raise ModelError(f'{name}: its tokenizer needs sentencepiece; pip install "vpl-seg[siglip]".') from error
+    except Exception as error:  # of the tokenizers, OSError, ValueError
+        raise ModelError(f"{name}: its tokenizer can't be read ({reason(error)}).") from error
+    finally:
+        logging.set_verbosity(before)
+    if len(reader) > words > 0:
+        raise ModelError(f"{name}: its tokenizer has {len(reader)} tokens, its weights know {words}; fetch both anew.")
+
+    def tokenize(texts: Sequence[str]) -> Tensor:
+        try:
+            rows = reader([cleaned(text).lower() for text in texts], truncation=True, padding="max_length",
+                          max_length=context, return_attention_mask=False)["input_ids"]  # fmt: skip
+        except Exception as error:  # as above
+            raise broken(f"{name}: its tokenizer", error) from error
+        return torch.tensor(rows, dtype=torch.int64).reshape(len(texts), -1)
 
     return tokenize
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpl.clip.block import Block
-from vpl.clip.facts import GELU, QUICK, Architecture
+from vpl.clip.block import Block, Pool
+from vpl.clip.facts import GELU, GELU_TANH, QUICK, Architecture
 from vpl.errors import ModelError
 
 
@@ -26,23 +26,49 @@ class _Tower(nn.Module):
 
 
 class ImageTower(_Tower):
-    def __init__(self, width: int, patch: int, grid: int, dim: int, **shared: Any):
+    """CLIP's: a class token goes before the patches (`first` = 1), and its answer is projected. SigLIP's (`dim` None):
+    there is none (`first` = 0), and a pooling head asks the patches."""
+
+    def __init__(self, width: int, patch: int, grid: int, dim: int | None, **shared: Any):
         super().__init__(width, **shared)
+        self.first = 0 if dim is None else 1
         self.patch = nn.Parameter(torch.empty(width, 3, patch, patch))
-        self.start = nn.Parameter(torch.empty(width))
-        self.positions = nn.Parameter(torch.empty(1 + grid * grid, width))
-        self.ln_pre = nn.LayerNorm(width, eps=shared["eps"])
+        self.positions = nn.Parameter(torch.empty(self.first + grid * grid, width))
         self.ln_post = nn.LayerNorm(width, eps=shared["eps"])
-        self.projection = nn.Parameter(torch.empty(width, dim))
+        if dim is None:
+            self.patch_bias = nn.Parameter(torch.empty(width))
+            inner, heads, activation = shared["inner"], shared["heads"], shared["activation"]
+            self.pool = Pool(width, inner, heads, activation, shared["eps"])
+        else:
+            self.start = nn.Parameter(torch.empty(width))
+            self.ln_pre = nn.LayerNorm(width, eps=shared["eps"])
+            self.projection = nn.Parameter(torch.empty(width, dim))
+
+    def begin(self, patches: Tensor, positions: Tensor) -> Tensor:
+        """Tokens (N, T, width) that enter the first block, from embedded patches (N, hw, width)."""
+        if not self.first:
+            return patches + self.patch_bias + positions
+        start = self.start.expand(len(patches), 1, -1)
+        return self.ln_pre(torch.cat([start, patches], 1) + positions)
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Tokens (…, width) that left the last block, each on its own, in the joint space (…, D)."""
+        post = self.ln_post(tokens)
+        return post @ self.projection if self.first else self.pool.alone(post)
+
+    def whole(self, tokens: Tensor) -> Tensor:
+        """The image's own embedding (N, D), not normalised: of the class token, or what the pooling head hears."""
+        return self.project(tokens[:, 0]) if self.first else self.pool.together(self.ln_post(tokens))
 
 
 class TextTower(_Tower):
-    def __init__(self, width: int, words: int, context: int, dim: int, **shared: Any):
+    def __init__(self, width: int, words: int, context: int, dim: int, biased: bool = False, **shared: Any):
         super().__init__(width, **shared)
         self.words = nn.Parameter(torch.empty(words, width))
         self.positions = nn.Parameter(torch.empty(context, width))
         self.ln_final = nn.LayerNorm(width, eps=shared["eps"])
         self.projection = nn.Parameter(torch.empty(width, dim))
+        self.bias: Tensor | None = nn.Parameter(torch.empty(dim)) if biased else None
 
 
 def towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str) -> tuple[ImageTower, TextTower]:
@@ -56,10 +82,10 @@ def towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str)
         return weights[key].shape
 
     def shared(side: str, heads: int, activation: str, eps: float) -> dict:
-        width = shape(f"{side}.projection", 2)[0]
+        width = shape("image.patch", 4)[0] if side == "image" else shape("text.projection", 2)[0]
         if heads < 1 or width % heads:
             raise ModelError(f"{name}: {heads} attention heads do not divide {width} columns. Correct it.")
-        if activation not in (QUICK, GELU):
+        if activation not in (QUICK, GELU, GELU_TANH):
             raise ModelError(f"{name}: the activation {activation!r} is unknown; expected quick_gelu or gelu.")
         if not 0 < eps < 1:
             raise ModelError(f"{name}: LayerNorm's epsilon is {eps}; expected a small number such as 1e-05.")
@@ -67,22 +93,25 @@ def towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str)
         inner = shape(f"{side}.blocks.0.up.weight", 2)[0]
         return {"inner": inner, "layers": layers, "heads": heads, "activation": activation, "eps": eps}
 
+    pooled = "image.pool.probe" in weights
     width, channels, patch, _ = shape("image.patch", 4)
-    cells = shape("image.positions", 2)[0] - 1
+    cells = shape("image.positions", 2)[0] - (not pooled)
     grid = round(cells**0.5)
     if not grid or grid * grid != cells or channels != 3:
         raise ModelError(
             f"{name} has {cells} patch positions and {channels} channels; expected a square grid and 3 channels. "
             "Give the original weights."
         )
-    dim = shape("image.projection", 2)[1]
+    dim = shape("text.projection" if pooled else "image.projection", 2)[1]
+    if pooled and dim != width:
+        raise ModelError(f"{name}: texts have {dim} columns and images {width}; expected one joint space.")
     words, text_width = shape("text.words", 2)
     image = ImageTower(
-        width, patch, grid, dim,
+        width, patch, grid, None if pooled else dim,
         **shared("image", architecture.image_heads, architecture.image_activation, architecture.image_eps),
     )  # fmt: skip
     text = TextTower(
-        text_width, words, shape("text.positions", 2)[0], dim,
+        text_width, words, shape("text.positions", 2)[0], dim, pooled,
         **shared("text", architecture.text_heads, architecture.text_activation, architecture.text_eps),
     )  # fmt: skip
     return image, text

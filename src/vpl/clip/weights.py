@@ -21,13 +21,14 @@ from vpl.clip.facts import (
     Said,
     of_file,
     of_open_clip,
+    of_siglip,
     of_transformers,
     read_json,
     settled,
     sizes,
 )
 from vpl.clip.spelling import canonical
-from vpl.clip.tokens import OPENAI_WORDS, Tokenize, folder_tokenizer, openai_tokenizer
+from vpl.clip.tokens import OPENAI_WORDS, Tokenize, folder_tokenizer, openai_tokenizer, siglip_tokenizer
 from vpl.errors import ModelError
 
 HUB_SECONDS = 20
@@ -37,7 +38,12 @@ TRANSFORMERS = (
 )  # fmt: skip
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 """Files of weights, the first that is there is read."""
-TEXTS = (CONFIG, OPEN_CLIP_CONFIG, *LOOKS, "tokenizer.json", "vocab.json", "merges.txt")
+CLIP, SIGLIP = "clip", "siglip"
+"""Kinds of model in transformers' format that are read, by config.json's model_type."""
+TEXTS = (
+    CONFIG, OPEN_CLIP_CONFIG, *LOOKS, "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json",
+    "special_tokens_map.json", "spiece.model",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -92,7 +98,7 @@ def read(name: str, said: Said | None = None) -> Found:
 def _chosen(files: Collection[str], config: Mapping) -> str | None:
     """The file of weights that is read: transformers', or open_clip's where its configuration alone is a CLIP's."""
     own, theirs = (next((file for file in known if file in files), None) for known in (TRANSFORMERS, OPEN_CLIP))
-    return theirs if theirs and (own is None or config.get("model_type") != "clip") else own
+    return theirs if theirs and (own is None or config.get("model_type") not in (CLIP, SIGLIP)) else own
 
 
 def _from_hub(name: str) -> Path:
@@ -153,8 +159,11 @@ def _read_folder(folder: Path, name: str, said: Said) -> Found:
         return _read_file(folder / chosen, name, said)
     config = read_json(folder / CONFIG, name)
     kind = config.get("model_type", "clip")
-    if kind != "clip":
-        raise ModelError(f"{name} is a {kind!r} model; expected a CLIP with a vision transformer (model_type clip).")
+    if kind not in (CLIP, SIGLIP):
+        raise ModelError(
+            f"{name} is a {kind!r} model; expected a CLIP or SigLIP with a vision transformer (model_type clip or "
+            "siglip; of SigLIP 2 those of a fixed size, whose type is siglip too)."
+        )
     if chosen is None:
         raise ModelError(f"{name} holds neither model.safetensors nor pytorch_model.bin; give the complete folder.")
     state: dict[str, Tensor] = {}
@@ -163,8 +172,11 @@ def _read_folder(folder: Path, name: str, said: Said) -> Found:
             raise ModelError(f"{name} lacks {file}, one of the files of its weights; fetch it anew.")
         state |= read_tensors(folder / file, name).tensors
     weights = canonical(state, name)
-    facts = of_transformers(folder, config, weights, name)
-    tokenizer = folder_tokenizer(folder, name, sizes(weights)["context"], sizes(weights)["words"])
+    if (kind == SIGLIP) != ("image.pool.probe" in weights):
+        raise ModelError(f"{name}: {CONFIG} says {kind}, and its weights are another model's; fetch both anew.")
+    facts = (of_siglip if kind == SIGLIP else of_transformers)(folder, config, weights, name)
+    reader = siglip_tokenizer if kind == SIGLIP else folder_tokenizer
+    tokenizer = reader(folder, name, sizes(weights)["context"], sizes(weights)["words"])
     architecture, mean, std = settled(facts, said, name)
     return Found(weights, architecture, tokenizer, mean, std)
 
@@ -182,7 +194,9 @@ def _shards(path: Path, name: str) -> list[str]:
 def _read_file(path: Path, name: str, said: Said) -> Found:
     """OpenAI's keys, with open_clip's configuration beside the file or with none."""
     stored = read_tensors(path, name)
-    if any(key.endswith("vision_model.embeddings.class_embedding") for key in stored.tensors):
+    if any(
+        key.endswith(("vision_model.embeddings.class_embedding", "vision_model.head.probe")) for key in stored.tensors
+    ):
         raise ModelError(f"{name} has transformers' keys; give the folder that holds it together with its config.json.")
     weights = canonical(stored.tensors, name)
     context, words = sizes(weights)["context"], sizes(weights)["words"]

@@ -197,8 +197,7 @@ class Meaning:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
             raise DataError(
                 f"{place} names what is no class: {', '.join(map(shown, strange[:_SHOWN]))}{more}. Say what they "
-                f"are in {self._key}, such as {strange[0]}=ignore, {strange[0]}={self._classes.names[0]} or "
-                "*=background."
+                f"are in {self._key}, such as {strange[0]}=ignore, {strange[0]}=CLASS or *=background."
             )
         return found
 

@@ -97,15 +97,14 @@ class _Traced(Sight):
         clip: Any = self._clip  # a head that asks for blocks has one
         (h, w), side, tower = self._grid, clip.patch, clip.image
         rows = self.pixels[0].reshape(3, h, side, w, side).permute(1, 3, 0, 2, 4).reshape(1, h * w, 3 * side * side)
-        known = round((tower.positions.shape[0] - 1) ** 0.5)
-        square = tower.positions[1:].T.reshape(1, -1, known, known)
+        known = round((tower.positions.shape[0] - tower.first) ** 0.5)
+        square = tower.positions[tower.first :].T.reshape(1, -1, known, known)
         moved = to_pixels(square, self._grid)[0].flatten(1).T
-        x = torch.cat([tower.start.expand(1, 1, -1), rows @ tower.patch.flatten(1).T], dim=1)
-        x = tower.ln_pre(x + torch.cat([tower.positions[:1], moved]))
+        x = tower.begin(rows @ tower.patch.flatten(1).T, torch.cat([tower.positions[: tower.first], moved]))
         tokens = []
         for block in tower.blocks:
             x = plainly(block, x)
-            tokens.append(x[:, 1:])
+            tokens.append(x[:, tower.first :])
         return tokens
 
 

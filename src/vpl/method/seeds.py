@@ -20,6 +20,9 @@ normalised input (1/σ and 1/σ₂ their scales), H the MLP before its activatio
     dO_i = dx_i Wout + ( dH_i Wup γ₂ (centred) Wout − m_i x̂₂_i Wout ) / σ₂_i    Wup γ₂ Wout: once per model
     m_i = mean over columns of (dH_i Wup γ₂) x̂₂_i = dH_i · (H_i − H at x̂₂ = 0) / width
 
+SigLIP has no class token: T = hw, and a patch reaches the joint space through the pooling head, heard alone
+(block.Pool), which is no matrix; then α comes from autograd.
+
 Letters: N images, K tags of an image, h w patch grid, D joint width, P the rows of an image's prototypes, T = 1 + hw.
 """
 
@@ -35,7 +38,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.clip.block import LastBlock
+from vpl.clip.block import LastBlock, plainly
 from vpl.clip.block import slope as slope_of
 from vpl.clip.model import Features, FrozenClip
 from vpl.errors import VplError
@@ -101,7 +104,7 @@ def seeds(
             f"tag counts are {list(counts)} for prototypes of {[len(p) for p in prototypes]} rows; "
             "expected one count per image, at most its rows."
         )
-    h, w = features.grid
+    (h, w), first = features.grid, clip.image.first
     mean = features.patches.mean(1)
     probabilities = scores(features, prototypes, scale)
     cams: list[Tensor] = [mean.new_zeros((0, h, w)) for _ in counts]
@@ -122,8 +125,8 @@ def seeds(
             s = torch.stack([probabilities[n] for n in these])
             d_patch = _score_gradients(mean[part], p, s, k, scale) / (h * w)
             last = LastBlock(*(getattr(features.last, name)[part] for name in LastBlock.__dataclass_fields__))
-            alpha = _weights(clip, last, d_patch @ clip.image.projection.T)
-            cam = torch.relu(alpha @ last.a[:, 1:].transpose(1, 2)).unflatten(2, (h, w))
+            alpha = _weights(clip, last, d_patch @ clip.image.projection.T) if first else _recorded(clip, last, d_patch)
+            cam = torch.relu(alpha @ last.a[:, first:].transpose(1, 2)).unflatten(2, (h, w))
             for n, one in zip(these, cam, strict=True):
                 cams[n] = minmax(minmax(one))  # the reference does it twice
     return SeedMaps(cams, probabilities)
@@ -173,6 +176,17 @@ def _weights(clip: FrozenClip, last: LastBlock, d_token: Float[Tensor, "N K widt
     """α: mean over patch tokens of the gradient at A, given the one cotangent that all LN-post outputs share."""
     d_out = _through_mlp(clip, last, d_token)
     return _through_attention(clip, last, d_out)
+
+
+def _recorded(clip: FrozenClip, last: LastBlock, d_patch: Float[Tensor, "N K D"]) -> Float[Tensor, "N K width"]:
+    """`_weights` by autograd, for an encoder whose patches go through a head that is no matrix: a backward for each tag
+    through head and block, whose graph is recorded once."""
+    with torch.enable_grad():
+        a = last.a.detach().requires_grad_()
+        patches = clip.image.project(plainly(clip.image.blocks[-1], last.residual, a).float())
+        given = [torch.autograd.grad(patches, a, one[:, None].expand_as(patches), retain_graph=True)[0]
+                 for one in d_patch.unbind(1)]  # fmt: skip
+    return torch.stack([one.mean(1) for one in given], 1)
 
 
 def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -82,23 +82,23 @@ def dense(
             raise ConfigError(f"the likeness of patches is {likeness!r}; expected one of {', '.join(LIKENESS)}.")
         likeness = LIKENESS[likeness]
     block = tower.blocks[-1]
-    heard = _heard(last.qkv, likeness, grid) if likeness.pairs else last.qkv[:, :, _VALUE]
+    heard = _heard(last.qkv, likeness, grid, tower.first) if likeness.pairs else last.qkv[:, :, _VALUE]
     y = linear(block.out, heard.flatten(2)).float()
     if likeness.whole:
         y = last.residual + y
         hidden = linear(block.up, block.ln2(y).to(last.qkv.dtype))
         y = y + linear(block.down, activate(hidden, block.activation))
-    return tower.ln_post(y[:, 1:]) @ tower.projection
+    return tower.project(y[:, tower.first :])
 
 
 def _heard(
-    qkv: Float[Tensor, "N T 3 heads d"], likeness: Likeness, grid: tuple[int, int]
+    qkv: Float[Tensor, "N T 3 heads d"], likeness: Likeness, grid: tuple[int, int], first: int
 ) -> Float[Tensor, "N T heads d"]:
     """What each token hears; weights live for one image and a few rows at a time."""
     _, tokens, _, heads, depth = qkv.shape
     at_once = CPU_SCORES_AT_ONCE if qkv.device.type == "cpu" else GPU_SCORES_AT_ONCE
     rows = min(tokens, max(16, at_once // (heads * tokens)))
-    near = None if likeness.std is None else F.pad(_nearness(grid, likeness.std).to(qkv), (1, 0, 1, 0))
+    near = None if likeness.std is None else F.pad(_nearness(grid, likeness.std).to(qkv), (first, 0, first, 0))
     result = torch.empty_like(qkv[:, :, _VALUE])
     for n, image in enumerate(qkv):
         parts = image.permute(1, 2, 0, 3)  # 3, heads, T, d

@@ -6,7 +6,8 @@
     OUT/walk/000000.png, ...       the masks of a film's frames; OUT/overlays/walk.mp4 the film with its masks
     OUT/scores/day1/garden.json    what was found, and how sure; OUT/scores.csv all of them
 
-Label values: 0 background, c + 1 class c, 255 below the wanted confidence.
+Label values: 0 background, c + 1 class c, 255 below the wanted confidence. On a CPU each core has a photograph of
+its own.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ import io
 import itertools
 import json
 import operator
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +35,7 @@ from vpl.edges import film, images, locks, sheet, sources, storage
 from vpl.edges.outputs import MASKS, Made, check_apart, check_no_run
 from vpl.edges.sources import Found
 from vpl.errors import ConfigError, DataError, RunError
+from vpl.machine import cores, one_core_each, threads
 from vpl.network.predict import SINGLE, Answer, Predictor, Protocol
 from vpl.progress import Progress, silent
 
@@ -172,27 +177,67 @@ class _Delivery:
 
     def each(self, found: tuple[Found, ...], progress: Progress) -> Iterator[tuple[str, str]]:
         """Writes; yields what could not be used, and why."""
-        for one in progress(found, len(found), "predict"):
-            try:
-                if one.is_film:
-                    self._film(one)
-                else:
-                    self._photograph(one)
-            except DataError as error:
-                yield one.where, str(error)
+        with contextlib.ExitStack() as stack:
+            pool, workers = None, cores()
+            if self.predictor.device.type == "cpu" and min(workers, len(found)) > 1:
+                stack.enter_context(one_core_each())
+                pool = stack.enter_context(threads(workers))
+            for one, problem in progress(self._results(found, pool, 2 * workers), len(found), "predict"):
+                if problem:
+                    yield one.where, problem
 
-    def _photograph(self, one: Found) -> None:
+    def _results(
+        self, found: Sequence[Found], pool: ThreadPoolExecutor | None, ahead: int
+    ) -> Iterator[tuple[Found, str]]:
+        """Each picture and what is wrong with it, in their order; photographs go to the pool, films do not."""
+        waiting: deque[tuple[Found, Callable[[], None]]] = deque()
+        for one in found:
+            if one.is_film:
+                while waiting:
+                    yield _ended(*waiting.popleft())
+                yield _ended(one, partial(self._film, one))
+                continue
+            try:
+                waiting.append((one, self._photograph(one, pool)))
+            except DataError as error:
+                waiting.append((one, partial(_fail, error)))
+            if pool is None or len(waiting) > ahead:
+                yield _ended(*waiting.popleft())
+        while waiting:
+            yield _ended(*waiting.popleft())
+
+    def _photograph(self, one: Found, pool: ThreadPoolExecutor | None) -> Callable[[], None]:
+        """Begin a photograph; what is returned ends it."""
         parts = {"mask": f"{one.name}.png"}
         parts |= {"shares": f"{one.name}.npz"} if self.outputs.probabilities else {}
         parts |= {"picture": f"{OVERLAYS}/{one.name}.png"} if self.outputs.overlays else {}
         parts |= {"scores": f"{SCORES}/{one.name}.json"} if self.outputs.scores else {}
-        self._write(one.image, parts, self._fingerprint(one))
+        fingerprint = self._fingerprint(one)
+        if not self._begun(parts, fingerprint):
+            return _nothing
+        if pool is None:
+            return partial(self._write, one.image, parts, fingerprint)
+        written = pool.submit(self._files, one.image, parts)
 
-    def _write(self, image: images.Picture, parts: dict[str, str], fingerprint: str) -> None:
+        def end() -> None:
+            written.result()
+            self.made.finish(list(parts.values()), fingerprint)
+
+        return end
+
+    def _begun(self, parts: dict[str, str], fingerprint: str) -> bool:
+        """Whether files are to be made; then they are noted."""
         wanted = list(parts.values())
         if not self.outputs.overwrite and self.made.is_fresh(wanted, fingerprint):
-            return
+            return False
         self.made.begin(wanted, replace=self.outputs.overwrite)
+        return True
+
+    def _write(self, image: images.Picture, parts: dict[str, str], fingerprint: str) -> None:
+        self._files(image, parts)
+        self.made.finish(list(parts.values()), fingerprint)
+
+    def _files(self, image: images.Picture, parts: dict[str, str]) -> None:
         answer = self.predictor.answer(image, self.protocol)
         labels = answer.labels(self.outputs.confidence)
         if "shares" in parts:
@@ -206,7 +251,6 @@ class _Delivery:
             text = json.dumps(_scores(answer, labels, self.predictor.classes.names), ensure_ascii=False)
             storage.write_text_atomic(storage.ready(self.out, parts["scores"]), text + "\n")
         images.write_mask(Path(storage.ready(self.out, parts["mask"])), labels, self.palette)
-        self.made.finish(wanted, fingerprint)
 
     def _film(self, one: Found) -> None:
         """Masks of the frames; with overlays, the film again with the masks in colour."""
@@ -219,7 +263,8 @@ class _Delivery:
                 parts = {"mask": f"{name}.png"}
                 parts |= {"shares": f"{name}.npz"} if self.outputs.probabilities else {}
                 parts |= {"scores": f"{SCORES}/{name}.json"} if self.outputs.scores else {}
-                self._write(frame, parts, f"{content} {number}")
+                if self._begun(parts, f"{content} {number}"):
+                    self._write(frame, parts, f"{content} {number}")
                 yield sheet.overlay(frame, images.read_mask(self.out / f"{name}.png"), self.palette)
 
         if self.outputs.overlays and (self.outputs.overwrite or not self.made.is_fresh([shown], kind)):
@@ -249,6 +294,22 @@ class _Delivery:
                 storage.check_machine(one.image, error)
                 raise DataError(f"{one.image} can't be read ({error.strerror}); replace the file.") from error
         return digest.hexdigest()
+
+
+def _ended(one: Found, end: Callable[[], None]) -> tuple[Found, str]:
+    try:
+        end()
+    except DataError as error:
+        return one, str(error)
+    return one, ""
+
+
+def _nothing() -> None:
+    """It was there."""
+
+
+def _fail(error: DataError) -> None:
+    raise error
 
 
 def _scores(answer: Answer, labels: UInt8[np.ndarray, "H W"], names: tuple[str, ...]) -> dict[str, Any]:

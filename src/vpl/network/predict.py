@@ -109,6 +109,11 @@ class Predictor:
         """The network, and the CLIP that it reads (None: a student needs none)."""
         return self._head, self._clip
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._device
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """Of what its answers depend on but the protocol: the card (classes, CLIP, settings) and the weights."""

@@ -76,9 +76,13 @@ def check_truth(samples: Sequence[Sample], data: DataConfig, classes: ClassSet, 
     masked = [one for one in samples if one.mask is not None]
     if not masked:
         if data.masks:
+            drawn = data.masks.lower().endswith(".json")
+            expected = (
+                "images of the photographs' names" if drawn else "files of the photographs' names that end with .png"
+            )
             raise MissingTruth(
                 f"none of the {len(samples)} photographs of {data.images} has a truth mask in {data.name}.masks = "
-                f"{data.masks}; expected files of the photographs' names that end with .png. Check the folder."
+                f"{data.masks}; expected {expected}. Check the {'file' if drawn else 'folder'}."
             )
         return
     if not scored:
