@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import shutil
@@ -524,3 +525,14 @@ def test_weights_lie_where_every_kernel_reads_them_alike(tiny_folder, tmp_path):
     block.weight.data = raw[1:]
     assert block.weight.data_ptr() % ALIGNMENT
     assert all(one.data_ptr() % ALIGNMENT == 0 for one in clip.prepare("cpu").parameters())
+
+
+def test_the_hash_is_of_the_weights_as_they_are_and_read_once(clip_folders, monkeypatch):
+    clip, made = FrozenClip.load(clip_folders["narrow"], device="cpu"), []
+    real = hashlib.sha256
+    monkeypatch.setattr(hashlib, "sha256", lambda *given: made.append(1) or real(*given))
+    first = clip.weights_hash
+    assert clip.weights_hash == first and len(made) == 1
+    with torch.no_grad():
+        clip.image.positions[0, 0] += 1
+    assert clip.weights_hash != first and len(made) == 2

@@ -119,6 +119,7 @@ class FrozenClip(nn.Module):
         said: Said | None = None,
     ):
         super().__init__()
+        self._hashed: tuple[object, str] | None = None
         with torch.device("meta"):
             self.image, self.text = towers(weights, architecture, name)
         self.log_scale = nn.Parameter(torch.empty((), device="meta"))
@@ -265,15 +266,18 @@ class FrozenClip(nn.Module):
     def weights_hash(self) -> str:
         """SHA-256 (hexadecimal) of the weights as they are now, the same for every file format that they came in.
 
-        What the user said of them (heads, activation, mean, std) is part of it: it makes another CLIP of them. It reads
-        all weights (about half a second for ViT-B/16): keep it rather than ask twice.
+        What the user said of them (heads, activation, mean, std) is part of it: it makes another CLIP of them. All weights
+        are read (about half a second for ViT-B/16), and again only when one of them has changed.
         """
-        said = self.said.facts()
-        digest = hashlib.sha256(repr(sorted(said.items())).encode() if said else b"")
-        for key, tensor in sorted(self.state_dict().items()):
-            digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().float().cpu().contiguous().numpy())
-        return digest.hexdigest()
+        said, weights = self.said.facts(), sorted(self.state_dict().items())
+        now = (repr(sorted(said.items())), tuple((key, one.data_ptr(), one._version) for key, one in weights))
+        if self._hashed is None or self._hashed[0] != now:
+            digest = hashlib.sha256(now[0].encode() if said else b"")
+            for key, tensor in weights:
+                digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
+                digest.update(tensor.detach().float().cpu().contiguous().numpy())
+            self._hashed = (now, digest.hexdigest())
+        return self._hashed[1]
 
     # texts
 
