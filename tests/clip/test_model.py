@@ -47,7 +47,7 @@ def test_image_tower_is_transformers_own(size, hf_models, clips):
         assert (own - layer.mean(1)[:, 1:, 1:]).abs().max() < 1e-6
     assert len(ours.blocks) == clip.layers
     for block, hidden in zip(ours.blocks, theirs.hidden_states[1:], strict=True):
-        assert (block - hidden[:, 1:]).abs().max() < 2e-5
+        assert (block - hidden[:, 1:]).abs().max() < 3e-6 * hidden.abs().max(), "float32 of values far from 1"
     assert (clip.width, clip.heads, clip.layers) == tuple(
         SIZES[size]["vision"][key] for key in ("hidden_size", "num_attention_heads", "num_hidden_layers")
     )
