@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import shutil
@@ -87,6 +88,25 @@ class Browser:
         found = self._call("POST", "/element", {"using": "css selector", "value": query})
         (element,) = found.values()
         self._call("POST", f"/element/{element}/click", {})
+
+    def picture(self) -> bytes:
+        """What the window shows, a PNG."""
+        return base64.b64decode(self._call("GET", "/screenshot"))
+
+    def screen(self, width: int, height: int = 800, dark: bool = False) -> None:
+        """The size of the window, and what its user prefers."""
+        self.devtools(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
+        )
+        features = {"prefers-color-scheme": "dark" if dark else "light", "prefers-reduced-motion": "reduce"}
+        self.devtools(
+            "Emulation.setEmulatedMedia", features=[{"name": name, "value": one} for name, one in features.items()]
+        )
+
+    def choose(self, query: str, file: Path) -> None:
+        """Choose a file in a file field."""
+        (element,) = self._call("POST", "/element", {"using": "css selector", "value": query}).values()
+        self._call("POST", f"/element/{element}/value", {"text": str(file.resolve())})
 
     def console(self) -> list[str]:
         return [entry["message"] for entry in self._call("POST", "/se/log", {"type": "browser"})]

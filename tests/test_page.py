@@ -77,6 +77,25 @@ def test_worst_first_on_a_click(opened):
     assert browser.console() == []
 
 
+def test_a_class_alone_and_pictures_that_enlarge(opened):
+    browser = opened()
+    browser.run(
+        "const one = document.getElementById('class'); one.value = 'dog'; one.dispatchEvent(new Event('change'))"
+    )
+    assert shown(browser) == [EVIL_FILE]
+    browser.run("const one = document.getElementById('class'); one.value = ''; one.dispatchEvent(new Event('change'))")
+    browser.click(".card [data-large]")
+    assert browser.run("return document.getElementById('large').open") is True
+    panes = "return document.querySelectorAll('#large-panes figure img').length"
+    assert (
+        browser.run(panes) == 7 and browser.run("return document.getElementById('large-name').textContent") == EVIL_FILE
+    )
+    wide = "return document.querySelector('#large-panes img').getBoundingClientRect().width"
+    assert browser.run(wide) > 300
+    browser.click("#shut")
+    assert browser.run("return window.broken") is None and browser.console() == []
+
+
 def test_everything_works_by_keyboard(opened):
     browser = opened()
     browser.run("document.querySelector('table.sortable button').focus()")
@@ -96,7 +115,7 @@ def test_everything_works_by_keyboard(opened):
     )
     browser.press(TAB, 80)
     reached = set(browser.run("return window.reached"))
-    assert {"worst", "strength", "Gallery", "Skip to the results"} <= reached
+    assert {"worst", "strength", "Gallery", "Skip to the gallery"} <= reached
     assert browser.run("return [...document.querySelectorAll('[onclick], div[tabindex]:not([role])')].length") == 0
 
 

@@ -13,20 +13,21 @@ import subprocess
 import sys
 import threading
 import time
-from urllib.parse import urlencode
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from app_case import Asker, wait
 from browser import chromium
 from vpl import build
 from vpl.app.room import Room
 from vpl.app.server import Server
+from vpl.app.tryout import Tryout
 from vpl.cli import main
 from vpl.config import Config
 from vpl.edges import images
-from vpl.errors import RunError
+from vpl.errors import DataError, RunError
 from vpl.runs import teaching
 from vpl.runs.review import Review
 from warm import command
@@ -44,40 +45,15 @@ def labelled(small_tree, tmp_path_factory):
 @pytest.fixture
 def server(labelled, tmp_path):
     folder = shutil.copytree(labelled, tmp_path / "run")
-    with Server(Room(folder, "cpu")) as made:
+    with Server(Room(folder, "cpu"), Tryout(folder, device="cpu")) as made:
         threading.Thread(target=made.serve_forever, daemon=True).start()
         yield made
         made.shutdown()
 
 
-class Asker:
-    """A plain client: what it sends is what is said here."""
-
-    def __init__(self, server: Server):
-        self.server = server
-
-    def __call__(self, name: str, body: bytes | None = None, *, token: str = "", headers=None, **query):
-        port = self.server.server_address[1]
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-        path = f"/{token or self.server.token}/{name}" + (f"?{urlencode(query)}" if query else "")
-        connection.request("GET" if body is None else "POST", path, body, headers or {})
-        answer = connection.getresponse()
-        content = answer.read()
-        is_json = answer.getheader("Content-Type") == "application/json"
-        return answer.status, json.loads(content) if is_json else content, answer
-
-
 @pytest.fixture
 def ask(server):
     return Asker(server)
-
-
-def wait(test, seconds: float = 120):
-    end = time.monotonic() + seconds
-    while not (found := test()):
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.1)
-    return found
 
 
 def test_the_list_and_the_pictures(ask, server):
@@ -91,6 +67,7 @@ def test_the_list_and_the_pictures(ask, server):
         place = server.room.folder / ("labels" if stage == "labels" else f"seeds/{stage}") / f"{row['id']}.png"
         assert np.array_equal(np.array(Image.open(io.BytesIO(mask))), images.read_mask(place))
     assert row["size"] == list(images.read_mask(place).shape) and 0 <= row["ignored"] <= 1
+    assert all(0 <= row["rank"] <= 1 and row["agreement"] is None for row in told["rows"]), "as the regions have it"
 
 
 def test_only_who_has_the_token_and_no_other_page_is_answered(ask, server):
@@ -165,6 +142,37 @@ def test_a_corrected_tag_makes_one_photograph_again(ask, server):
     assert told["told"] == "1 mask made again."
     changed = [id for id, at in before.items() if (folder / "labels" / f"{id}.png").stat().st_mtime_ns != at]
     assert changed == [row["id"]]
+
+
+def test_mirror_images_are_looked_at_when_asked(ask, server):
+    assert ask("mirror", b"")[0] == 200
+    told = wait(lambda: (one := ask("list")[1])["told"] and not one["busy"] and one)
+    assert told["told"] == "5 mirror images looked at." and all(0 <= row["agreement"] <= 1 for row in told["rows"])
+
+
+def test_held_out_photographs_are_shown_and_not_decided_on(labelled, small_tree, tmp_path):
+    folder = shutil.copytree(labelled, tmp_path / "run")
+    paths = {"images": small_tree / "images" / "val", "tags": small_tree / "val.csv"}
+    config = Config.from_toml(folder / "config.toml")
+    config = config.with_values({f"validation.{key}": str(path) for key, path in paths.items()})
+    (folder / "config.toml").write_text(config.to_toml(), encoding="utf-8")
+    name = sorted(path.stem for path in paths["images"].iterdir())[0]
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:9] = 1
+    images.write_mask(folder / "predictions" / f"{name}.png", mask, [])
+    room = Room(folder, "cpu")
+    try:
+        listed = room.listed()
+        assert len(listed["splits"]) == 2 and [row["id"] for row in listed["rows"] if row["split"]] == [name]
+        assert np.array_equal(np.array(Image.open(io.BytesIO(room.mask(name, "labels")))), mask)
+        for asked in (
+            lambda: room.decide({"id": name, "decision": "accept", "revision": room.row(name)["revision"]}),
+            lambda: room.paint(name, b"", room.row(name)["revision"]),
+        ):
+            with pytest.raises(DataError, match="is held out"):
+                asked()
+    finally:
+        room.close()
 
 
 def test_training_is_taught_what_was_decided(server, monkeypatch):
@@ -246,9 +254,7 @@ def test_killed_while_saving_and_ended_by_ctrl_c(labelled, tmp_path):
 def test_a_review_in_chromium_by_keyboard(server, width):
     folder = server.room.folder
     with chromium() as browser:
-        browser.devtools(
-            "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
-        )
+        browser.screen(width)
         browser.open(server.address)
         wait(lambda: browser.run("return document.querySelectorAll('.cell').length") == 5)
         assert browser.run("return document.documentElement.scrollWidth") <= width
@@ -306,3 +312,12 @@ def test_the_grid_holds_a_hundred_thousand(server):
         )
         wait(lambda: browser.run("return Boolean(document.querySelector(`[data-id$='99999']`))"))
         assert browser.run("return document.querySelectorAll('.cell').length") < 200
+        browser.run(
+            "data.rows.forEach((row, n) => { row.rank = n === 7 ? .1 : .9; row.missing = 0; row.ignored = n % 2 });"
+            "window.put = (id, value) => { const one = document.getElementById(id); one.value = value; one.oninput() };"
+            "put('sign', 'rank')"
+        )
+        assert browser.run("return shown.length") == 1
+        browser.run("put('sign', ''); put('search', '1234')")
+        seen = browser.run("return shown.map(row => row.ignored)")
+        assert len(seen) > 10 and seen == sorted(seen, reverse=True), "worst first"

@@ -150,3 +150,35 @@ def test_other_truth_and_other_counts_are_told(others):
     metrics = pair[1] / "metrics.json"
     metrics.write_text(metrics.read_text().replace('"images": 4', '"images": 2'))
     assert "(images: 4 | 2)" in str(compare.collect(pair))
+
+
+@pytest.mark.parametrize(
+    ("values", "place"),
+    [
+        ((0.5, 0.6), 1),
+        ((0.6, 0.6), None),
+        ((0.6001, 0.6004), None),
+        ((None, 0.6), None),
+        ((0.7, None, 0.6), 0),
+        ((None, None), None),
+    ],
+)
+def test_only_one_is_the_best(values, place):
+    assert compare.best(values) == place
+
+
+def test_rows_without_values_are_hidden_and_axes_named():
+    lines = (
+        compare.Line("train", "text seeds", (0.5, 0.5), (4, 4)),
+        compare.Line("val", "network", (None, None), (2, 2)),
+    )
+    pictures = (compare.Compared("a", ("dog",), (0.4, 0.6), 0.2),)
+    names = ("first", "a-run-with-a-very-long-name")
+    classes = {"dog": (0.5, 0.4), "boat": (None, None)}
+    page = compare.render(
+        compare.Comparison(names, (), lines, classes, "train: text seeds", "labels", "mIoU", pictures)
+    )
+    assert "text seeds" in page and "val: network" not in page and "1 row without any value is left out" in page
+    assert ">boat<" not in page and "1 of the classes have no value" in page
+    assert page.count('class="best"') == 1, "of the class dog; the row is a tie"
+    assert ">first, mIoU %<" in page and ">…th-a-very-long-name, mIoU %<" in page

@@ -14,7 +14,9 @@ from PIL import Image
 from report_case import EVIL, NAMES, TRAIN, VAL, make_run
 from vpl.classes import ClassSet
 from vpl.config import Config
+from vpl.network import predict
 from vpl.pages.gallery import Gallery, gallery
+from vpl.runs.review import Review
 
 
 def gallery_of(run: Path, most: int = 200) -> Gallery:
@@ -65,8 +67,12 @@ def test_the_masks_in_the_page_are_the_masks_of_the_run(made):
         colors = np.array(picture.convert("RGBA"))
     assert colors.shape == (20, 30, 4)
     assert (colors[:10, :, 3] == 0).all() and (colors[10:, :, 3] == 255).all()
-    assert (colors[10, :, :3] == 255).all()  # the outline
-    assert (colors[11:, :, :3] == ClassSet(NAMES).palette()[2]).all()
+    outline, inside = colors[10, :, :3], colors[11:, :, :3]
+    assert set(outline.flatten().tolist()) == {0, 255}, "black and white, so that it is seen on any photograph"
+    own = ClassSet(NAMES).palette()[2]
+    plain = (inside == own).all(axis=2)
+    assert 0.8 < plain.mean() < 1, "the class's colour, hatched"
+    assert (inside[~plain] == (np.array(own).astype(int) + 255) // 2).all()
 
 
 def test_moved_images_leave_their_masks_in_the_gallery(own_run):
@@ -91,3 +97,33 @@ def test_the_pseudo_masks_are_counted(made):
     assert found["ignored pixels"] == pytest.approx(3 * 15 / 600 / 4)
     assert found["foreground pixels"] == pytest.approx((30 + 24 + 18) * 10 / 600 / 4)
     assert found["tags without a pixel"] == pytest.approx(1 / 4)
+
+
+def test_classes_are_counted_and_decisions_told(own_run):
+    review = Review(own_run)
+    review.decide("a9", "reject", None, review.of("a9").revision)
+    made = gallery_of(own_run)
+    assert {one.id: one.decision for one in made.exhibits if one.decision} == {"a9": "rejected"}
+    counts = {one.name: (one.tagged, one.unseen) for one in made.counts}
+    assert counts == {"cat": (3, 1), EVIL: (2, 0), "dog": (1, 0)} and made.counts[0].name == "cat"
+    assert made.exhibits[0].tags == ("cat",)
+
+
+def test_the_network_is_asked_where_there_is_no_truth(tmp_path, monkeypatch):
+    run = make_run(tmp_path, masks=False)
+    shutil.rmtree(run / "predictions")
+    assert [one.id for one in gallery_of(run).exhibits] == list(TRAIN)
+    (run / "network").mkdir()
+    (run / "network" / "network.json").write_text("{}")
+
+    class Net:
+        def predict(self, image):
+            return np.full((20, 30), 1, np.uint8)
+
+    monkeypatch.setattr(predict, "load", lambda folder: Net())
+    made = gallery_of(run)
+    assert [one.id for one in made.exhibits] == [*TRAIN, *VAL], "held-out photographs have nothing else to show"
+    assert all([pane.title for pane in one.panes][-1] == "Network" for one in made.exhibits)
+    assert "cat 100" in made.exhibits[-1].panes[0].alt
+    monkeypatch.undo()
+    assert "The network can't be asked" in gallery_of(run).note

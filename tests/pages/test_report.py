@@ -15,6 +15,7 @@ from report_case import EVIL, EVIL_FILE, NAMES, make_run
 from vpl.errors import RunError
 from vpl.pages import report
 from vpl.pages.charts import Curve
+from vpl.runs.review import Review
 
 
 @pytest.fixture(scope="module")
@@ -299,3 +300,19 @@ def test_every_section_shows_its_numbers(page):
 
 def test_the_data_are_plain(data):
     assert json.dumps(dataclasses.asdict(data))
+
+
+def test_the_page_looks_first_and_says_what_to_do_next(data, page, own_run):
+    assert page.index('id="gallery"') < page.index('id="results"') and page.index('<ol class="steps"') < page.index(
+        'id="gallery"'
+    )
+    steps = report.next_steps(data)
+    assert len(steps) == 3 and steps[0].startswith("Agreement: Raise <it>.") and "1 more below" in steps[0]
+    assert "vpl app RUN" in steps[1] and "vpl run RUN --train" in steps[2]
+    review = Review(own_run)
+    review.decide("a9", "reject", None, review.of("a9").revision)
+    review.decide("a1", "", ("dog",), review.of("a1").revision)
+    made = report.collect(own_run)
+    assert made.reviewed == (("rejected", 1), ("with corrected tags", 1))
+    assert "Reviewed so far: 1 rejected, 1 with corrected tags." in report.next_steps(made)[1]
+    assert 'class="decided">rejected' in report.render(made)

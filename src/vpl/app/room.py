@@ -1,33 +1,64 @@
 """The room "Review RUN": what its page asks, as plain data and pictures; files of the run in, decisions out.
 
-Signs that need no truth tell what to look at first: the share of ignored pixels, tags without a pixel in the mask.
-Letters: H W pixels. Masks are sent as grey PNGs whose values are labels; the page paints them.
+Signs that need no truth tell what to look at first: the share of ignored pixels, tags without a pixel in the mask, how
+CLIP ranks the tags (as the run's regions have it), and, where it is asked for, whether the mirror image says the same.
+Held-out photographs are shown with the network's predictions, and nothing is decided on them. Masks are sent as grey
+PNGs whose values are labels; the page paints them. Letters: H W pixels.
 """
 
 from __future__ import annotations
 
 import io
 import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from vpl import build
 from vpl.classes import IGNORE
+from vpl.clip.model import FrozenClip
 from vpl.edges import images, locks
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError, VplError
+from vpl.judge.bench import Bench, Shelf
+from vpl.judge.checkup import mirror_agreements
 from vpl.runs import stored
+from vpl.runs.files import read_prototypes, read_tensors
+from vpl.runs.inventory import places_of
 from vpl.runs.opened import dataset_of, split_of
 from vpl.runs.plan import count_of
 from vpl.runs.review import CORRECTED, Review
+from vpl.runs.stream import read_view
 
+PREDICTIONS = "predictions"
 STAGES = ("labels", "crf", "refined", "vision", "text")
 """Label maps that can be looked at, the last one first."""
+AT_ONCE = 4
+"""Photographs whose mirror images are looked at together."""
 MOST_SIDE = 2048
 """The longest side that is sent, pixels. [ours]"""
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What a photograph's masks say without truth.
+
+    Attributes:
+        size: height and width of the mask, pixels.
+        ignored: share of its pixels that are 255.
+        missing: tags without a pixel.
+        rank: how often CLIP ranks its tags above other classes, 0 to 1; None where the run has not noted it.
+    """
+
+    size: tuple[int, int]
+    ignored: float
+    missing: int
+    rank: float | None
 
 
 class Room:
@@ -44,10 +75,12 @@ class Room:
         self.config = stored.read(folder)
         dataset = dataset_of(self.config.data)
         self.classes, self._samples = dataset.classes, {one.id: one for one in dataset.samples}
+        self._held_out = self._predicted()
         (folder / CORRECTED).mkdir(exist_ok=True)
         self._lock = locks.claim(folder / CORRECTED)
         self.review = Review(folder)
-        self._signs: dict[str, tuple[int, int, float, int]] = {}
+        self._signs: dict[str, Signs] = {}
+        self._agreement: dict[str, float] = {}
         self._told = ""
         self._busy = threading.Lock()
         threading.Thread(target=self._look, daemon=True).start()
@@ -58,31 +91,61 @@ class Room:
 
     def _look(self) -> None:
         """The signs of every photograph, one after the other, while the page is shown already."""
-        for id in self._samples:
+        for id in (*self._samples, *self._held_out):
             self._sign(id)
 
     def _sign(self, id: str) -> None:
         try:
-            mask = images.read_mask(self.folder / "labels" / f"{id}.png")
+            mask = images.read_mask(self._masks_of(id) / f"{id}.png")
+            rank = self._rank(id)
         except VplError:
             return
         seen, tags = set(np.unique(mask).tolist()), self.tags(id)
         missing = sum(self.classes.index(tag) + 1 not in seen for tag in tags)
-        self._signs[id] = (*mask.shape, round(float((mask == IGNORE).mean()), 4), missing)
+        height, width = mask.shape
+        self._signs[id] = Signs((height, width), round(float((mask == IGNORE).mean()), 4), missing, rank)
+
+    def _rank(self, id: str) -> float | None:
+        """The tag rank that the first round of regions noted; it is of the tags that were there then."""
+        ((folder, suffix),) = places_of(self.folder, "regions", self.config)
+        path = folder / f"{id}{suffix}"
+        ranks = read_tensors(path).get("tag_ranks") if path.is_file() else None
+        return None if ranks is None or ranks.numel() != 1 or not ranks.isfinite() else round(float(ranks), 3)
+
+    def _predicted(self) -> dict[str, Sample]:
+        """Held-out photographs of which there are predictions; one whose name the list has too is left out."""
+        folder, given = self.folder / PREDICTIONS, self.config.validation
+        if not given.images or not folder.is_dir():
+            return {}
+        try:
+            samples = dataset_of(given, self.classes).samples
+        except VplError:  # they have moved: the review is of the others
+            return {}
+        return {one.id: one for one in samples if one.id not in self._samples and (folder / f"{one.id}.png").is_file()}
+
+    def _masks_of(self, id: str) -> Path:
+        return self.folder / (PREDICTIONS if id in self._held_out else "labels")
 
     def tags(self, id: str) -> tuple[str, ...]:
         """The tags of a photograph as they stand."""
         return self.review.of(id).tags or self.sample(id).tags
 
     def sample(self, id: str) -> Sample:
-        """A photograph of the list.
+        """A photograph of the list, or a held-out one.
 
         Raises:
             DataError: there is none of this id. So no other file can be asked for.
         """
-        if id not in self._samples:
+        found = self._samples.get(id) or self._held_out.get(id)
+        if found is None:
             raise DataError("there is no such photograph in the run.")
-        return self._samples[id]
+        return found
+
+    def _decidable(self, id: str) -> Sample:
+        sample = self.sample(id)
+        if id in self._held_out:
+            raise DataError(f"{id} is held out: it teaches nothing, so there is nothing to decide on it.")
+        return sample
 
     def listed(self) -> dict[str, Any]:
         """All that the grid shows."""
@@ -92,10 +155,12 @@ class Room:
             "classes": list(self.classes.names),
             "colors": [list(color) for color in self.classes.palette()[: len(self.classes) + 1]],
             "stages": [one for one in STAGES if one == "labels" or (self.folder / "seeds" / one).is_dir()],
+            "splits": [split_of(self.config.data)] + ([split_of(self.config.validation)] if self._held_out else []),
             "signs": len(self._signs),
+            "mirrored": len(self._agreement),
             "told": self._told,
             "busy": self._busy.locked(),
-            "rows": [self.row(id) for id in self._samples],
+            "rows": [self.row(id) for id in (*self._samples, *self._held_out)],
         }
 
     def row(self, id: str) -> dict[str, Any]:
@@ -108,9 +173,12 @@ class Room:
             "decision": decision.decision,
             "corrected": bool(decision.corrected),
             "revision": decision.revision,
-            "size": sign and list(sign[:2]),
-            "ignored": sign and sign[2],
-            "missing": sign and sign[3],
+            "split": int(id in self._held_out),
+            "size": sign and list(sign.size),
+            "ignored": sign and sign.ignored,
+            "missing": sign and sign.missing,
+            "rank": sign and sign.rank,
+            "agreement": self._agreement.get(id),
         }
 
     def photograph(self, id: str, side: int) -> bytes:
@@ -129,7 +197,7 @@ class Room:
         self.sample(id)
         if stage not in STAGES:
             raise DataError(f"there is no stage of this name; expected one of {', '.join(STAGES)}.")
-        path = self.folder / ("labels" if stage == "labels" else f"seeds/{stage}") / f"{id}.png"
+        path = (self._masks_of(id) if stage == "labels" else self.folder / "seeds" / stage) / f"{id}.png"
         if stage == "labels" and self.review.of(id).corrected:
             path = self.folder / CORRECTED / f"{id}.png"
         values = Image.fromarray(images.read_mask(path))
@@ -147,7 +215,7 @@ class Room:
             Changed: another window was quicker. DataError: what came is of another kind.
         """
         id, tags, revision = str(asked.get("id")), asked.get("tags"), str(asked.get("revision"))
-        self.sample(id)
+        self._decidable(id)
         if tags is not None and not (isinstance(tags, list) and set(map(str, tags)) <= set(self.classes.names)):
             raise DataError("the tags are none of the classes.")
         own = None if tags is None or tuple(tags) == self.sample(id).tags else tuple(map(str, tags))
@@ -161,7 +229,7 @@ class Room:
         Raises:
             Changed: as `decide`. DataError: the bytes are not those of a mask of this size.
         """
-        self.sample(id)
+        self._decidable(id)
         mask = None
         if values:
             shape = images.read_mask(self.folder / "labels" / f"{id}.png").shape
@@ -171,7 +239,7 @@ class Room:
         self.review.paint(id, mask, self.classes, revision)
         return self.row(id)
 
-    def remake(self) -> None:
+    def remake(self) -> dict[str, Any]:
         """Make the masks again where tags have been corrected, in the background; `listed` tells how it ended.
 
         Raises:
@@ -180,6 +248,43 @@ class Room:
         if not self._busy.acquire(blocking=False):
             raise DataError("the masks are being made; wait until that has ended.")
         threading.Thread(target=self._remake, daemon=True).start()
+        return {}
+
+    def mirror(self) -> dict[str, Any]:
+        """Look at the mirror image of every photograph, in the background: two encodings each.
+
+        Raises:
+            DataError: something is being done.
+        """
+        if not self._busy.acquire(blocking=False):
+            raise DataError("masks are being made, or mirror images looked at; wait until that has ended.")
+        threading.Thread(target=self._mirror, daemon=True).start()
+        return {}
+
+    def _mirror(self) -> None:
+        try:
+            clip = FrozenClip.of(self.config.clip, self._device)
+            stored = read_prototypes(self.folder / "prototypes.safetensors", clip.dim)
+            wanted = [one for one in self._samples if one not in self._agreement]
+            for start in range(0, len(wanted), AT_ONCE):
+                self._agree(wanted[start : start + AT_ONCE], clip, stored)
+            self._told = f"{count_of(len(self._agreement), 'mirror image')} looked at."
+        except VplError as error:
+            self._told = str(error)
+        finally:
+            self._busy.release()
+
+    def _agree(self, ids: Sequence[str], clip: FrozenClip, stored: dict[str, Tensor]) -> None:
+        views, kept = [], []
+        for id in ids:
+            try:
+                numbers = self.classes.numbers(self.tags(id))
+                views.append(read_view(self.sample(id).image, numbers, self.config.clip))
+                kept.append(id)
+            except VplError:  # it can't be shown either
+                continue
+        bench = Bench(clip, self.classes, views, workers=1, shelf=Shelf(0))
+        self._agreement |= zip(kept, mirror_agreements(bench, stored, self.config), strict=True)
 
     def _remake(self) -> None:
         try:

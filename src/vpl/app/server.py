@@ -1,8 +1,11 @@
 """A server for the one person at this machine: 127.0.0.1 alone, every address under a random token.
 
-    http://127.0.0.1:PORT/TOKEN/            the page
-    GET  list · photograph · mask           what it shows
-    POST decide · paint · remake            what is decided
+    http://127.0.0.1:PORT/TOKEN/            the first page: the review, or Try where there is no run
+    GET  review · try                       the pages
+    GET  list · photograph · mask           what the review shows
+    POST decide · paint · remake · mirror   what is decided, and what is looked at anew
+    GET  values · looked                    what Try shows
+    POST look · maps · use                  a photograph, its label maps under values, values for the run
 
 The token is in the path, so that nothing without it is answered; the names Host and Origin are checked too, so that
 neither another page nor a name that was made to mean 127.0.0.1 gets through. The standard library's server: no extra.
@@ -20,37 +23,48 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from vpl.app.room import Room
+from vpl.app.tryout import Tryout
 from vpl.edges import templates
 from vpl.errors import VplError
 from vpl.runs.review import Changed
 
 MOST_BYTES = 2**28
 """Longer bodies are refused unread: a byte a pixel of the largest image."""
+MOST_PHOTOGRAPH = 2**26
+"""Longer files of photographs are refused unread."""
 MOST_WORDS = 2**16
 """Longer bodies of decisions are refused unread."""
+_MOST = {"paint": MOST_BYTES, "look": MOST_PHOTOGRAPH}
 _HEADERS = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
-    "style-src 'unsafe-inline'; script-src 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'",
+    "style-src 'self' 'unsafe-inline'; script-src 'self' 'unsafe-inline'; form-action 'none'; frame-ancestors 'none'",
 }
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one room until it is told to stop. `address` is what to open."""
+    """Serves its rooms until it is told to stop. `address` is what to open.
+
+    Args:
+        room: the run under review; None: there is Try alone.
+        tryout: the room Try.
+        port: on 127.0.0.1; 0: any that is free.
+    """
 
     daemon_threads = True
 
-    def __init__(self, room: Room, port: int = 0):
-        self.room, self.token = room, secrets.token_urlsafe(24)
+    def __init__(self, room: Room | None, tryout: Tryout, port: int = 0):
+        self.room, self.tryout, self.token = room, tryout, secrets.token_urlsafe(24)
         super().__init__(("127.0.0.1", port), _Answer)
 
     def server_close(self) -> None:
         """Stop listening, and let the run go."""
         super().server_close()
-        self.room.close()
+        if self.room is not None:
+            self.room.close()
 
     @property
     def host(self) -> str:
@@ -74,24 +88,38 @@ class _Answer(BaseHTTPRequestHandler):
         """The page, its data and pictures."""
         if (name := self._allowed()) is None:
             return
-        asked = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
-        room = self.server.room
+        asked, room, tryout = self._query(), self.server.room, self.server.tryout
         answers: dict[str, Callable[[], tuple[str, bytes]]] = {
-            "": lambda: ("text/html; charset=utf-8", templates.source("app", "review.html").encode()),
-            "list": lambda: _json(room.listed()),
-            "photograph": lambda: ("image/jpeg", room.photograph(asked.get("id", ""), _whole(asked.get("side"), 512))),
-            "mask": lambda: (
-                "image/png",
-                room.mask(asked.get("id", ""), asked.get("stage", "labels"), _whole(asked.get("side"), 0)),
-            ),
+            "": lambda: _page("try" if room is None else "review"),
+            "try": lambda: _page("try"),
+            "page.js": lambda: ("text/javascript; charset=utf-8", templates.source("app", "page.js").encode()),
+            "page.css": lambda: ("text/css; charset=utf-8", templates.source("app", "page.css").encode()),
+            "values": lambda: _json(tryout.values() | {"review": room is not None}),
+            "looked": lambda: ("image/jpeg", tryout.photograph(asked.get("look", ""))),
         }
+        if room is not None:
+            answers |= {
+                "review": lambda: _page("review"),
+                "list": lambda: _json(room.listed()),
+                "photograph": lambda: (
+                    "image/jpeg",
+                    room.photograph(asked.get("id", ""), _whole(asked.get("side"), 512)),
+                ),
+                "mask": lambda: (
+                    "image/png",
+                    room.mask(asked.get("id", ""), asked.get("stage", "labels"), _whole(asked.get("side"), 0)),
+                ),
+            }
         self._answer(answers.get(name))
 
+    def _query(self) -> dict[str, str]:
+        return {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
+
     def do_POST(self) -> None:
-        """Decisions."""
+        """Decisions, photographs and values."""
         if (name := self._allowed()) is None:
             return
-        most = MOST_BYTES if name == "paint" else MOST_WORDS
+        most = _MOST.get(name, MOST_WORDS)
         length = _whole(self.headers.get("Content-Length"), -1)
         if not 0 <= length <= most:
             self.close_connection = True
@@ -100,18 +128,21 @@ class _Answer(BaseHTTPRequestHandler):
         if len(body) < length:
             self.close_connection = True
             return None
-        asked = {key: values[-1] for key, values in parse_qs(urlsplit(self.path).query).items()}
-        room = self.server.room
-
-        def remade() -> tuple[str, bytes]:
-            room.remake()
-            return _json({})
-
+        asked, room, tryout = self._query(), self.server.room, self.server.tryout
         answers: dict[str, Callable[[], tuple[str, bytes]]] = {
-            "decide": lambda: _json(room.decide(_object(body))),
-            "paint": lambda: _json(room.paint(asked.get("id", ""), body, asked.get("revision", ""))),
-            "remake": remade,
-        }
+            "look": lambda: _json(
+                tryout.look(body, asked.get("id", ""), asked.get("tags", ""), asked.get("clip", ""))
+            ),
+            "maps": lambda: ("application/octet-stream", tryout.maps(_object(body))),
+            "use": lambda: _json(tryout.use(_object(body))),
+        }  # fmt: skip
+        if room is not None:
+            answers |= {
+                "decide": lambda: _json(room.decide(_object(body))),
+                "paint": lambda: _json(room.paint(asked.get("id", ""), body, asked.get("revision", ""))),
+                "mirror": lambda: _json(room.mirror()),
+                "remake": lambda: _json(room.remake()),
+            }
         return self._answer(answers.get(name))
 
     def _allowed(self) -> str | None:
@@ -151,6 +182,10 @@ class _Answer(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
+
+
+def _page(name: str) -> tuple[str, bytes]:
+    return "text/html; charset=utf-8", templates.source("app", f"{name}.html").encode()
 
 
 def _json(data: object) -> tuple[str, bytes]:

@@ -243,12 +243,17 @@ def _clean(given: argparse.Namespace) -> int:
 def _app(given: argparse.Namespace) -> int:
     from vpl.app.room import Room
     from vpl.app.server import Server
+    from vpl.app.tryout import Tryout
 
-    with Server(Room(given.folder, given.device), given.port) as server:
-        print(f"review of {given.folder}: {server.address}\nonly this machine can open it; Ctrl-C ends it.", flush=True)
+    folder = given.folder
+    room = Room(folder, given.device) if folder else None
+    what = f"review of {folder}" if folder else "a photograph to try"
+    with Server(room, Tryout(folder, given.clip, given.device), given.port) as server:
+        print(f"{what}: {server.address}\nonly this machine can open it; Ctrl-C ends it.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-    print(f"what was decided is in {given.folder / 'review.csv'}; vpl run {given.folder} goes on from there.")
+    if folder:
+        print(f"what was decided is in {folder / 'review.csv'}; vpl run {folder} goes on from there.")
     return 0
 
 

@@ -97,7 +97,7 @@ GROUPS: dict[str, dict[str, tuple[str, str]]] = {
             "vpl predict runs/mine --images more-photos --out masks --overlays",
         ),
         "app": (
-            "a local page to look through a run's masks: accept, reject, correct tags, paint",
+            "a local page: try values on a photograph; look through a run's masks, accept, reject, correct tags, paint",
             "vpl app runs/mine",
         ),
         "report": ("one self-contained HTML page about a run", "vpl report runs/mine"),
@@ -229,7 +229,14 @@ def _predict(one: argparse.ArgumentParser) -> None:
 
 
 def _app(one: argparse.ArgumentParser) -> None:
-    _run_folder(one, "a run folder with pseudo-masks")
+    one.add_argument(
+        "folder", type=Path, metavar="RUN", nargs="?", help="a run folder with pseudo-masks; without one, only Try"
+    )  # fmt: skip
+    one.add_argument(
+        "--clip", action="append", default=[], metavar="CLIP",
+        help="offered in Try, the first one to begin with: a hub name, a folder or a file; may be repeated "
+        "(default: the run's, or pocket)",
+    )  # fmt: skip
     one.add_argument(
         "--port", type=_whole("--port", 0, 65535), default=0, metavar="N",
         help=_default("where on 127.0.0.1 it listens; 0: any that is free", 0),

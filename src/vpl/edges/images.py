@@ -107,6 +107,18 @@ def read_with_size(source: Picture, max_side: int | None = None) -> tuple[UInt8[
         return _decoded(path, image, max_side)
 
 
+def read_bytes(data: bytes, max_side: int | None = None) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:
+    """`read_with_size` of what a file holds.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    with _told("that was sent"), io.BytesIO(data) as file:
+        known = ("HEIF",) if _is_heic("what was sent", file) else _known_formats()
+        with Image.open(file, formats=known) as image:
+            return _decoded("that was sent", _within_bounds("that was sent", image), max_side)
+
+
 def _decoded(
     name: Path | str, image: Image.Image, max_side: int | None
 ) -> tuple[UInt8[np.ndarray, "h w 3"], tuple[int, int]]:

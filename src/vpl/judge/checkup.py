@@ -21,6 +21,7 @@ from vpl.errors import VplError
 from vpl.judge.bench import Bench, Cams, Shelf
 from vpl.method import metrics, refine, signs
 from vpl.method.masks import label_map
+from vpl.method.views import View
 from vpl.runs.files import read_map, read_prototypes, read_truth
 from vpl.runs.records import is_number, read_evaluations, read_learning
 from vpl.runs.stages import Run
@@ -101,10 +102,7 @@ def _look_again(
     own, back, wider = (_maps(one, stored, how) for one, how in run.progress(looks, len(looks), "look again"))
     mirrored = tuple(one.flip(2) for one in back)
     for name, other in (("mirror agreement", mirrored), ("scale agreement", wider)):
-        exponent = config.labels.background_exponent
-        for view, one, two in zip(views, own, other, strict=True):
-            first, second = (label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))
-            free[name].append(signs.agreement(first, second))
+        free[name] += _agreements(views, own, other, config)
     for sample, view, maps in zip(kept, views, own, strict=True):
         truth = _truth(run, sample)
         if truth is None or truth.shape != view.size:
@@ -113,6 +111,24 @@ def _look_again(
         for tag, seed in zip(view.tags, full, strict=True):
             part = metrics.completeness(seed, truth == tag + 1, 0.5, truth != IGNORE)
             true["concentration"].append(part.concentration)
+
+
+def mirror_agreements(bench: Bench, stored: dict[str, torch.Tensor], config: Config) -> list[float]:
+    """How far the seeds of each image agree with those of its mirror image (`signs.agreement`), 0 to 1.
+
+    Args:
+        stored: the run's prototypes, "text" and "vision".
+    """
+    own, back = _maps(bench, stored, config), _maps(bench.mirrored(), stored, config)
+    return _agreements(bench.views, own, tuple(one.flip(2) for one in back), config)
+
+
+def _agreements(views: Sequence[View], own: Cams, other: Cams, config: Config) -> list[float]:
+    exponent, found = config.labels.background_exponent, []
+    for view, one, two in zip(views, own, other, strict=True):
+        first, second = (label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))
+        found.append(signs.agreement(first, second))
+    return found
 
 
 def _maps(bench: Bench, stored: dict[str, torch.Tensor], config: Config) -> Cams:

@@ -83,15 +83,34 @@ def dense_crf(
     return dense_crfs([image], [probabilities], config)[0]
 
 
+class Kept:
+    """The appearance kernel of one photograph, kept for whoever asks again under other scores. It is made when first
+    asked for, and again under other widths; making it is about half of the work of mode "fast"."""
+
+    def __init__(self) -> None:
+        self._made: tuple[tuple, Lattice] | None = None
+
+    def appearance(self, field: _Field) -> Lattice:
+        """The kernel of a field of this photograph."""
+        key = (field.size, field.place, field.colour)
+        if self._made is None or self._made[0] != key:
+            self._made = key, _appearance([field])
+        return self._made[1]
+
+
 def dense_crfs(
     images: Sequence[UInt8[Tensor, "_ _ 3"] | UInt8[np.ndarray, "_ _ 3"]],
     probabilities: Sequence[Float[Tensor, "_ _ _"] | Float[np.ndarray, "_ _ _"]],
     config: CrfConfig,
+    kept: Kept | None = None,
 ) -> list[Float[Tensor, "_ _ _"]]:
     """`dense_crf` of each image, whose sizes and labels C may differ, under a section of the configuration.
 
     The images share one lattice and their rounds run together; nothing in the rounds waits for the device. A label or
     pixel of one image never acts on another image. `config.enabled` is not looked at.
+
+    Args:
+        kept: of one photograph that comes again and again, alone.
 
     Raises:
         DataError: an image or its probabilities have another shape, type or range, or lie on several devices.
@@ -118,7 +137,7 @@ def dense_crfs(
             raise DataError("the probabilities lie on several devices; expected one: move them.")
         if not config.rounds or not (config.gaussian_weight or config.bilateral_weight):
             return [_softmax(log_p) for log_p in found]
-        messages = chain.from_iterable(_mean_fields(part, config) for part in _portions(fields))
+        messages = chain.from_iterable(_mean_fields(part, config, kept) for part in _portions(fields))
         for number, message in enumerate(messages):
             log_p = found[number]
             if message.shape != log_p.shape:
@@ -214,24 +233,24 @@ def _portions(fields: Sequence[_Field]) -> Iterator[list[_Field]]:
         yield part
 
 
-def _mean_fields(fields: Sequence[_Field], config: CrfConfig) -> list[Float[Tensor, "_ _ _"]]:
+def _mean_fields(fields: Sequence[_Field], config: CrfConfig, kept: Kept | None) -> list[Float[Tensor, "_ _ _"]]:
     """Σ_m w_m n_m K_m (n_m Q) of the last round of each field, of which there is at least one."""
     try:
-        return _together(fields, config)
+        return _together(fields, config, kept)
     except ConfigError:  # kernels so narrow that the points of all images can't be numbered
         if len(fields) == 1:
             raise
-    return [_together([one], config)[0] for one in fields]
+    return [_together([one], config, None)[0] for one in fields]
 
 
-def _together(fields: Sequence[_Field], config: CrfConfig) -> list[Float[Tensor, "_ _ _"]]:
+def _together(fields: Sequence[_Field], config: CrfConfig, kept: Kept | None) -> list[Float[Tensor, "_ _ _"]]:
     """The same on one lattice a kernel."""
     kernels = []
     if config.gaussian_weight:
         sizes = tuple((*one.size, one.smooth) for one in fields)
         kernels.append((config.gaussian_weight, _smoothness(sizes, fields[0].log_p.device)))
     if config.bilateral_weight:
-        kernels.append((config.bilateral_weight, _appearance(fields)))
+        kernels.append((config.bilateral_weight, kept.appearance(fields[0]) if kept else _appearance(fields)))
     most = max(len(one.log_p) for one in fields)
     log_p = torch.cat(
         [F.pad(one.log_p.flatten(1), (0, 0, 0, most - len(one.log_p)), value=IMPOSSIBLE) for one in fields], dim=1

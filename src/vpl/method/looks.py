@@ -146,6 +146,10 @@ OF_WORDS = frozenset(name for name in MAKERS if name.endswith("words"))
 """Makers that need background words: without them every patch would be a tag's."""
 
 
+SPREAD = frozenset({PAPER, "similarity"})
+"""Makers that read `config.refine`."""
+
+
 def makers_of(config: LookConfig, background: int) -> dict[str, Maker]:
     """The makers that a configuration names, in its order; those that need background words only where there are some.
 

@@ -31,7 +31,16 @@ def label_map(
     Background score = (1 - max seed)^exponent (METHOD.md 4); label = argmax. The labels come at `view.size`.
     """
     scores = label_scores(maps, view, exponent)
-    return _at_size(_values(view)[scores.argmax(dim=0).cpu().numpy()], view.size), scores
+    return _at_size(_values(view)[best(scores)[1].cpu().numpy()], view.size), scores
+
+
+def best(scores: Float[Tensor, "S H W"]) -> tuple[Float[Tensor, "H W"], UInt8[Tensor, "H W"]]:
+    """The largest score of each pixel, and its place; of equal ones the first. Many times as fast as `max(dim=0)`."""
+    top, place = scores[0].clone(), torch.zeros(scores.shape[1:], dtype=torch.uint8, device=scores.device)
+    for number, one in enumerate(scores[1:], 1):
+        place.masked_fill_(one > top, number)
+        torch.maximum(top, one, out=top)
+    return top, place
 
 
 def label_scores(maps: Float[Tensor, "K h w"], view: View, exponent: float) -> Float[Tensor, "S H W"]:
@@ -58,13 +67,18 @@ def pseudo_masks(
     scores: Sequence[Float[Tensor, "_ _ _"]], views: Sequence[View], config: Config
 ) -> list[tuple[UInt8[np.ndarray, "_ _"], UInt8[np.ndarray, "_ _"]]]:
     """`pseudo_mask` of each view; on a GPU, the CRFs of all are computed together."""
-    masks = []
-    for one, view in zip(probabilities(scores, views, config), views, strict=True):
-        confidence, best = one.max(dim=0)
-        likely = _values(view)[best.cpu().numpy()]
-        sure = (confidence >= config.labels.confidence).cpu().numpy()
-        masks.append((_at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)))
-    return masks
+    found = zip(probabilities(scores, views, config), views, strict=True)
+    return [sure_labels(one, view, config.labels.confidence) for one, view in found]
+
+
+def sure_labels(
+    probabilities: Float[Tensor, "S H W"], view: View, confidence: float
+) -> tuple[UInt8[np.ndarray, "height width"], UInt8[np.ndarray, "height width"]]:
+    """The most probable labels, and the same with 255 where they are less probable than `confidence`."""
+    top, place = best(probabilities)
+    likely = _values(view)[place.cpu().numpy()]
+    sure = (top >= confidence).cpu().numpy()
+    return _at_size(likely, view.size), _at_size(np.where(sure, likely, np.uint8(IGNORE)), view.size)
 
 
 def probabilities(

@@ -50,6 +50,7 @@ GPU_CELLS_AT_ONCE = 2**28
 CPU_SCORES_AT_ONCE = 2**21
 """Attention scores of the last block held at a time."""
 GPU_SCORES_AT_ONCE = 2**28
+_SLOPES_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,48 @@ def seeds(
             for n, one in zip(these, cam, strict=True):
                 cams[n] = minmax(minmax(one))  # the reference does it twice
     return SeedMaps(cams, probabilities)
+
+
+class Slopes:
+    """α of each prototype of one image, made once: after that seeds under any scale are a few small products.
+
+    The backward is linear in its cotangent, so with β_p = α of (P_p − e (e · P_p)) / |mean patch|
+
+        α_k = scale · s_k ( β_k − Σ_p s_p β_p )
+
+    which equals `seeds` but for float32's rounding of a difference of near values. For one who looks at a photograph
+    while a temperature moves; a run has one temperature, and `seeds` costs it less.
+
+    Args:
+        clip: the model that made the features.
+        features: of one image, with `last`.
+        prototypes: its rows, unit length: first those of its tags, then the background's.
+
+    Raises:
+        VplError: the features are of several images, or were made without their last block.
+    """
+
+    def __init__(self, clip: FrozenClip, features: Features, prototypes: Float[Tensor, "P D"]):
+        _check(features, [prototypes])
+        if features.last is None:
+            raise VplError("the features lack their last block; encode the images with keep_last=True.")
+        self._features, self._prototypes = features, prototypes
+        h, w = features.grid
+        mean = features.patches.mean(1).double()
+        norm = mean.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        e, rows = mean / norm, prototypes.to(features.patches).double()
+        cotangents = ((rows - (rows @ e.T) * e) / norm / (h * w)).float()
+        parts = cotangents.split(_SLOPES_AT_ONCE)
+        self._beta = torch.cat([_weights(clip, features.last, one[None] @ clip.image.projection.T)[0] for one in parts])
+
+    def seeds(self, count: int, scale: float) -> Float[Tensor, "K h w"]:
+        """Maps of the first `count` rows, as `seeds` makes them."""
+        assert self._features.last is not None
+        s = scores(self._features, [self._prototypes], scale)[0].double()
+        beta = self._beta.double()
+        alpha = (scale * s[:count, None] * (beta[:count] - s @ beta)).to(self._features.patches)
+        cam = torch.relu(alpha @ self._features.last.a[0, 1:].T.to(alpha)).unflatten(1, self._features.grid)
+        return minmax(minmax(cam))
 
 
 def _check(features: Features, prototypes: Sequence[Tensor]) -> None:
@@ -278,8 +321,10 @@ def seed_maps(
         patches = F.normalize(features.patches, dim=2)
         maps = [table[list(own)].to(one) @ one.T for one, own in zip(patches, tags, strict=True)]
         return [minmax(one.unflatten(1, features.grid)) for one in maps]
-    rows = []
-    for own in tags:
-        others = list(range(classes, len(table))) or [number for number in range(classes) if number not in own]
-        rows.append(table[[*own, *others]])
+    rows = [table[rows_of(own, classes, len(table))] for own in tags]
     return seeds(clip, features, rows, [len(own) for own in tags], scale).cam
+
+
+def rows_of(tags: Sequence[int], classes: int, rows: int) -> list[int]:
+    """Rows of a table that speak of a photograph: its tags', then the background's or what stands in for them."""
+    return [*tags, *(range(classes, rows) if rows > classes else (one for one in range(classes) if one not in tags))]

@@ -295,12 +295,28 @@ def render(data: Comparison) -> str:
         "compare.html",
         data=data,
         truth=data.measure == "mIoU",
+        lines=[one for one in data.lines if any(value is not None for value in one.values)],
+        by_class={name: values for name, values in data.by_class.items() if any(one is not None for one in values)},
+        best=best,
+        short=shortened,
         scatters=[
             (name, [(one.scores[0], one.scores[place], one.id) for one in data.pictures])
             for place, name in enumerate(data.names)
             if place
         ],
     )
+
+
+def best(values: Sequence[float | None]) -> int | None:
+    """The place of the one value that is larger than all others as the page writes them; None where several are."""
+    written = [None if one is None else round(100 * one, 1) for one in values]
+    there = [one for one in written if one is not None]
+    return written.index(max(there)) if len(there) > 1 and there.count(max(there)) == 1 else None
+
+
+def shortened(name: str, most: int = 22) -> str:
+    """A run's name where there is little room, its end kept: that is where names of runs differ."""
+    return name if len(name) <= most else "…" + name[1 - most :]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The gallery of a run folder: photographs with their masks over them, and what the pseudo-masks alone say.
 
 Of many images the worst and an even choice of the rest are taken. Pictures are data URIs, so that a page needs no file.
+Where there is no truth, the network, if there is one, is asked about some of them: what it has learned is seen at once.
 Letters: H W pixels.
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +26,21 @@ from vpl.edges.templates import data_uri
 from vpl.errors import DataError, VplError
 from vpl.method import signs
 from vpl.method.metrics import Confusion
+from vpl.network import predict
+from vpl.network.card import CARD_FILE, NETWORK_FOLDER
 from vpl.pages.charts import sentence
 from vpl.runs.files import damaged, read_truth
 from vpl.runs.opened import dataset_of, split_of
+from vpl.runs.review import CORRECTED, Decision, Review
 from vpl.runs.scoring import MAP_ROWS
 from vpl.sampling import evenly
 
 MOST_SCANNED = 1000  # images per split that are scored to choose the gallery's
-THUMBNAIL_SIDE = 208  # longer side of a gallery picture, pixels
+THUMBNAIL_SIDE = 320  # longer side of a gallery picture, pixels
+MOST_ASKED = 12  # images of a split without truth on which the network is asked
 JPEG_QUALITY = 78
 STRIPE = 3  # width of the stripes over ignored pixels, gallery pixels
+HATCH = 8  # gallery pixels between the lines over a class
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,8 @@ class Exhibit:
     """One gallery image. `photo` is a JPEG data URI, empty where the photograph can't be read (`problem` says why).
 
     `iou` is the mean IoU of the image's last mask (`scored`), in [0, 1]; None without truth. `ignored` is the share
-    of the pseudo-mask's pixels that are 255; `missing` are tags without any pixel in the pseudo-mask.
+    of the pseudo-mask's pixels that are 255; `missing` are tags without any pixel in the pseudo-mask. `decision` is
+    what a review says of it.
     """
 
     id: str
@@ -75,15 +83,35 @@ class Exhibit:
     iou: float | None
     ignored: float | None
     missing: tuple[str, ...]
+    tags: tuple[str, ...] = ()
+    decision: str = ""
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A class in the lists of a run.
+
+    Attributes:
+        color: #rrggbb.
+        tagged: photographs with its tag, over all splits.
+        unseen: of those whose pseudo-masks were looked at, how many have no pixel of it.
+    """
+
+    name: str
+    color: str
+    tagged: int
+    unseen: int
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The exhibits, what `signs.label_free` says of the pseudo-masks, and a sentence on which images are shown."""
+    """The exhibits, what `signs.label_free` says of the pseudo-masks, a sentence on which images are shown, and the
+    classes that occur, the most frequent first."""
 
     exhibits: tuple[Exhibit, ...]
     signs: dict[str, dict]
     note: str
+    counts: tuple[Counted, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,11 +135,19 @@ def gallery(run: Path, config: Config, most: int, scored: bool = True) -> Galler
     """
     counted: dict[str, dict] = {}
     exhibits, notes, reasons, classes = [], [], [], None
+    tagged: Counter[str] = Counter()
+    unseen: Counter[str] = Counter()
+    review, network = Review(run), _Network(run)
     splits = (
         ("training", split_of(config.data), config.data, tuple(MAP_ROWS.items())),
         ("held-out", split_of(config.validation), config.validation, (("predictions", "prediction"),)),
     )
-    present = [split for split in splits if any((run / folder).is_dir() for folder, _ in split[3])]
+    present = [
+        split
+        for split in splits
+        if any((run / folder).is_dir() for folder, _ in split[3])
+        or (split[2] is config.validation and split[2].images and network.is_there)
+    ]
     for words, named, section, steps in present:
         try:
             dataset = dataset_of(section, classes)
@@ -122,18 +158,64 @@ def gallery(run: Path, config: Config, most: int, scored: bool = True) -> Galler
         samples = [
             one for one in dataset.samples if any((run / folder / f"{one.id}.png").is_file() for folder, _ in steps)
         ]
+        if section is config.validation and not samples and network.is_there:
+            samples = evenly(dataset.samples, MOST_ASKED)
         if section is config.data and not scored:
             samples = [dataclasses.replace(one, mask=None) for one in samples]
         looked = evenly(samples, MOST_SCANNED)
         scans = [_scan(run, one, steps[-1][0], classes) for one in looked]
         counted |= _counted(scans)
         chosen = _chosen(scans, most // len(present))
-        exhibits += [_exhibit(run, named, steps, scan, classes) for scan in chosen]
+        tagged.update(tag for one in dataset.samples for tag in one.tags)
+        unseen.update(tag for scan in scans for tag in scan.missing)
+        asked = {scan.sample.id for scan in evenly([one for one in chosen if one.sample.mask is None], MOST_ASKED)}
+        exhibits += [
+            _exhibit(run, named, steps, scan, classes, review, network if scan.sample.id in asked else None)
+            for scan in chosen
+        ]
         notes.append(_note(named, len(chosen), len(looked), len(samples), any(scan.iou is not None for scan in scans)))
     if not present:
         return Gallery((), {}, "The run has no masks yet, so there is no gallery.")
-    note = " ".join(notes + reasons) or "None of the run's masks belongs to an image of its data."
-    return Gallery(tuple(exhibits), counted, note)
+    note = " ".join([*notes, *reasons, *network.told]) or "None of the run's masks belongs to an image of its data."
+    counts = _counts(classes, tagged, unseen) if classes else ()
+    return Gallery(tuple(exhibits), counted, note, counts)
+
+
+class _Network:
+    """The network of a run, opened when it is first asked; what can't be asked is told once."""
+
+    def __init__(self, run: Path):
+        self._run = run
+        self._predictor: predict.Predictor | None = None
+        self.is_there = (run / NETWORK_FOLDER / CARD_FILE).is_file()
+        self.told: list[str] = []
+
+    def answer(self, sample: Sample) -> UInt8[np.ndarray, "H W"] | None:
+        """What it says of a photograph at a single scale; None where it can't be asked."""
+        if not self.is_there:
+            return None
+        try:
+            if self._predictor is None:
+                self._predictor = predict.load(self._run)
+            return self._predictor.predict(sample.image)
+        except DataError:  # the photograph's own exhibit tells
+            return None
+        except VplError as error:
+            self.is_there = False
+            self.told.append(f"The network can't be asked: {error}")
+            return None
+
+
+def _counts(classes: ClassSet, tagged: Counter[str], unseen: Counter[str]) -> tuple[Counted, ...]:
+    palette = classes.palette()
+    return tuple(
+        Counted(name, _hex(palette[classes.index(name) + 1]), count, unseen[name])
+        for name, count in sorted(tagged.items(), key=lambda one: (-one[1], one[0]))
+    )
+
+
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _note(split: str, chosen: int, looked: int, total: int, scored: bool) -> str:
@@ -193,9 +275,22 @@ def _chosen(scans: Sequence[_Scan], most: int) -> list[_Scan]:
     return [scans[number] for number in sorted(kept)]
 
 
-def _exhibit(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Scan, classes: ClassSet) -> Exhibit:
+def _exhibit(
+    run: Path,
+    split: str,
+    steps: Sequence[tuple[str, str]],
+    scan: _Scan,
+    classes: ClassSet,
+    review: Review,
+    network: _Network | None,
+) -> Exhibit:
     sample, palette = scan.sample, classes.palette()
     found = {sentence(title): _own_mask(run / folder / f"{sample.id}.png") for folder, title in steps}
+    decided = review.of(sample.id) if steps[-1][0] == "labels" else Decision()
+    if decided.corrected:
+        found["Painted"] = _own_mask(run / CORRECTED / f"{sample.id}.png")
+    if network is not None and "Prediction" not in [title for title, mask in found.items() if mask is not None]:
+        found["Network"] = network.answer(sample)
     found["Truth"] = read_truth(sample)
     masks = {title: mask for title, mask in found.items() if mask is not None}
     photo, problem = "", ""
@@ -203,7 +298,7 @@ def _exhibit(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Sca
         pixels = read_image(sample.image, max_side=THUMBNAIL_SIDE)
     except DataError as error:
         problem = str(error)
-        rows, columns = next(iter(masks.values())).shape
+        rows, columns = next(iter(masks.values())).shape if masks else (THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         height, width = size_within(rows, columns, THUMBNAIL_SIDE)
     else:
         height, width = pixels.shape[:2]
@@ -223,14 +318,22 @@ def _exhibit(run: Path, split: str, steps: Sequence[tuple[str, str]], scan: _Sca
             for title, mask in masks.items()
         ),
         swatches=tuple(
-            Swatch(name, "#{:02x}{:02x}{:02x}".format(*palette[label]), name in sample.tags)
+            Swatch(name, _hex(palette[label]), name in sample.tags)
             for label, name in ((label, _class_name(label, classes)) for label in used)
         ),
         scored=steps[-1][1],
         iou=scan.iou,
         ignored=scan.counts.get("ignored pixels"),
         missing=scan.missing,
+        tags=sample.tags,
+        decision=_words_of(decided),
     )
+
+
+def _words_of(decided: Decision) -> str:
+    words = {"accept": "accepted", "reject": "rejected"}.get(decided.decision, "")
+    more = ("tags corrected" if decided.tags else "", "mask painted" if decided.corrected else "")
+    return ", ".join(filter(None, (words, *more)))
 
 
 def _class_name(label: int, classes: ClassSet) -> str:
@@ -247,16 +350,26 @@ def _shares(mask: UInt8[np.ndarray, "H W"], classes: ClassSet) -> str:
 
 
 def _mask_uri(mask: UInt8[np.ndarray, "H W"], size: tuple[int, int], palette: Sequence[tuple[int, int, int]]) -> str:
-    """The mask as a PNG of the given (width, height): background clear, outlines white, ignored pixels striped."""
+    """The mask as a PNG of the given (width, height): background clear; classes hatched, their direction by label, and
+    outlined in black and white, so that they are seen on a photograph of their own colour; ignored pixels striped."""
     small = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
     edge = np.zeros(small.shape, bool)
     edge[:, 1:] |= small[:, 1:] != small[:, :-1]
     edge[1:] |= small[1:] != small[:-1]
-    stripes = np.add.outer(np.arange(size[1]), np.arange(size[0])) % (2 * STRIPE) < STRIPE
-    small[(small == IGNORE) & stripes] = 0
-    small[edge] = IGNORE
-    labels, codes = np.unique(small, return_inverse=True)
-    colors = [(255, 255, 255) if label == IGNORE else palette[label] for label in labels]
+    across = np.add.outer(np.arange(size[1]), np.arange(size[0]))
+    down = np.subtract.outer(np.arange(size[1]), np.arange(size[0]))
+    stripes = across % (2 * STRIPE) < STRIPE
+    table = np.array(palette, dtype=np.uint8)
+    table[IGNORE] = 255
+    colors = np.dstack([table[small], np.where(small == 0, 0, 255)]).astype(np.uint8)
+    colors[(small == IGNORE) & stripes, 3] = 0
+    for label in set(np.unique(small).tolist()) - {0, IGNORE}:
+        lines = (across if label % 2 else down) % HATCH == 0
+        ink = 0 if table[label] @ (0.3, 0.6, 0.1) > 128 else 255
+        colors[(small == label) & lines, :3] = (table[label].astype(int) + ink) // 2
+    colors[edge] = np.where(across[edge] % 6 < 3, 255, 0)[:, None]
+    colors[edge, 3] = 255
+    shades, codes = np.unique(colors.reshape(-1, 4), axis=0, return_inverse=True)
     picture = Image.fromarray(codes.reshape(small.shape).astype(np.uint8))
-    picture.putpalette([channel for color in colors for channel in color])
-    return data_uri(picture, "PNG", optimize=True, transparency=bytes(0 if label == 0 else 255 for label in labels))
+    picture.putpalette(shades[:, :3].tobytes())
+    return data_uri(picture, "PNG", optimize=True, transparency=shades[:, 3].tobytes())

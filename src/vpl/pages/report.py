@@ -23,15 +23,17 @@ from vpl.edges import outputs, templates
 from vpl.edges.storage import write_text_atomic
 from vpl.errors import RunError
 from vpl.method.signs import Sign
+from vpl.network.card import CARD_FILE, NETWORK_FOLDER
 from vpl.pages import charts
 from vpl.pages.charts import Curve
-from vpl.pages.gallery import Exhibit, gallery
+from vpl.pages.gallery import Counted, Exhibit, gallery
 from vpl.pages.modality import Gap, gap
 from vpl.runs import stored
 from vpl.runs.files import damaged
 from vpl.runs.folder import Failure
 from vpl.runs.learning import CHANCE_RANK
 from vpl.runs.records import is_number, read_metrics, read_record
+from vpl.runs.review import Review
 
 MOST_PICTURED = 200  # images in the gallery
 REPORT_FILE = TEMPLATE = "report.html"
@@ -99,7 +101,8 @@ class ReportData:
     """All that the page shows.
 
     `signs` need no truth, `with_truth` were measured against it; those that ask for something to be done come first.
-    `problems` are skipped lines of the data list. `absent` maps a section's name to the sentence in its place.
+    `problems` are skipped lines of the data list. `reviewed` are kinds of decisions and how many there are.
+    `absent` maps a section's name to the sentence in its place.
     """
 
     title: str
@@ -117,10 +120,14 @@ class ReportData:
     exhibits: tuple[Exhibit, ...]
     gallery_note: str
     absent: Mapping[str, str]
+    counts: tuple[Counted, ...] = ()
+    reviewed: tuple[tuple[str, int], ...] = ()
+    has_network: bool = False
 
 
 def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> ReportData:
-    """Read a run folder into plain data. Nothing is computed anew but the gallery's per-image IoU and the projection.
+    """Read a run folder into plain data. Nothing is computed anew but the gallery's per-image IoU, the
+    network's answers on some images without truth, and the projection.
 
     At most `most_pictured` images enter the gallery. What the run folder doesn't hold is named in `absent`.
 
@@ -177,7 +184,46 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
         exhibits=pictures.exhibits,
         gallery_note=pictures.note,
         absent=absent,
+        counts=pictures.counts,
+        reviewed=_reviewed(run),
+        has_network=(run / NETWORK_FOLDER / CARD_FILE).is_file(),
     )
+
+
+def _reviewed(run: Path) -> tuple[tuple[str, int], ...]:
+    """What people have decided, counted."""
+    found = Review(run).decisions.values()
+    rows = (
+        ("accepted", sum(one.decision == "accept" for one in found)),
+        ("rejected", sum(one.decision == "reject" for one in found)),
+        ("with corrected tags", sum(one.tags is not None for one in found)),
+        ("with a painted mask", sum(bool(one.corrected) for one in found)),
+    )
+    return tuple(row for row in rows if row[1])
+
+
+def next_steps(data: ReportData) -> tuple[str, ...]:
+    """What to do next, three lines: what asks for it most, then people's look, then what the run is for."""
+    asking = [f"{name}: {sign.advice}" for name, sign in (*data.signs, *data.with_truth) if sign.advice]
+    if not data.exhibits:
+        first = "Make the masks: vpl run RUN."
+    elif asking:
+        first = asking[0] + (f" ({len(asking) - 1} more below.)" if len(asking) > 1 else "")
+    else:
+        first = "No sign asks for anything: look at the worst photographs below."
+    told = ", ".join(f"{count:,} {words}" for words, count in data.reviewed)
+    second = (
+        f"Reviewed so far: {told}. Go on with vpl app RUN; vpl run RUN takes the decisions in."
+        if told
+        else "Look through the masks, reject what is wrong, correct a tag: vpl app RUN, worst first."
+    )
+    third = (
+        "Use the network: vpl predict RUN --images PHOTOS --out MASKS; masks go to other tools by vpl export RUN --to "
+        "coco."
+        if data.has_network
+        else "Train the network: vpl run RUN --train; masks go to other tools by vpl export RUN --to coco."
+    )
+    return first, second, third
 
 
 def _facts(config: Config, record: Mapping) -> tuple[tuple[str, str], ...]:
@@ -317,6 +363,7 @@ def render(data: ReportData) -> str:
         short=charts.short,
         sentence=charts.sentence,
         headline=headline(data),
+        steps=next_steps(data),
         results=[(one, row) for one in data.evaluations for row in one.rows],
         held_out_first=tuple(reversed(data.evaluations)),
         matrices=[
