@@ -1,7 +1,7 @@
 """What a review of twenty scenes is worth to the network: docs/how-to/review.md.
 
     python benchmarks/review.py run --out FOLDER [--set 0]     one set: scenes, masks, three networks
-    python benchmarks/review.py table
+    python benchmarks/review.py table [--out FOLDER]           of the sets in FOLDER, which are kept in results/; or of those
 
 Lists of tags are as people have them: of every fifth scene one tag is another class. The reviewer takes the twenty
 scenes that the page shows first, by signs that need no truth, and no other; sees what is in them, as a person does
@@ -31,7 +31,7 @@ from vpl.runs.opened import dataset_of
 from vpl.runs.records import read_evaluations
 from vpl.scenes.tree import write_tree
 
-RESULTS = Path(__file__).parent / "results" / "review.jsonl"
+RESULTS = Path(__file__).parent / "results" / "review.json"
 SCENES, HELD_OUT, SIDE, STYLE, STEPS = 60, 60, 128, "demo", 300
 LOOKED, WRONG_EVERY, BAD = 20, 5, 0.6
 """Scenes that are reviewed; one in how many has a wrong tag; mIoU of a mask that a person calls bad."""
@@ -139,8 +139,7 @@ def measure(out: Path, number: int) -> None:
         found[name] = network(folder) | {"done": done}
         print(number, name, found[name], flush=True)
     row = {"set": number, "scenes": SCENES, "looked": LOOKED, "wrong tags": spoiled, "steps": STEPS, **found}
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+    (out / f"set-{number}.json").write_text(json.dumps(row), encoding="utf-8")
 
 
 def _samples(run: Path) -> tuple:
@@ -149,9 +148,12 @@ def _samples(run: Path) -> tuple:
     return dataset_of(Config.from_toml(run / "config.toml").data).samples
 
 
-def table() -> str:
+def table(out: Path | None) -> str:
     """Markdown: mIoU of the network on held-out scenes, mean ± std over the sets."""
-    rows = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
+    if out:
+        found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("set-*.json"))]
+        RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    rows = json.loads(RESULTS.read_text(encoding="utf-8"))
     words = {
         "before": "no review", "reject": "20 reviewed: tags mended, bad masks rejected",
         "paint": "20 reviewed: tags mended, bad masks painted",
@@ -173,6 +175,6 @@ if __name__ == "__main__":
     parser.add_argument("--set", type=int, default=0)
     given = parser.parse_args()
     if given.what == "table":
-        print(table())
+        print(table(given.out))
     else:
         measure(given.out, given.set)
