@@ -1,7 +1,7 @@
 """What a review of twenty scenes is worth to the network: docs/how-to/review.md.
 
     python benchmarks/review.py run --out FOLDER [--set 0]     one set: scenes, masks, three networks
-    python benchmarks/review.py table [--out FOLDER]           of the sets in FOLDER, which are kept in results/; or of those
+    python benchmarks/review.py table [--out FOLDER]           of these sets, kept in results/
 
 Lists of tags are as people have them: of every fifth scene one tag is another class. The reviewer takes the twenty
 scenes that the page shows first, by signs that need no truth, and no other; sees what is in them, as a person does
