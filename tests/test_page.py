@@ -98,13 +98,13 @@ def test_a_class_alone_and_pictures_that_enlarge(opened):
 
 def test_everything_works_by_keyboard(opened):
     browser = opened()
-    browser.run("document.querySelector('table.sortable button').focus()")
+    browser.run("document.querySelector('#classes table.sortable button').focus()")
     outline = "const s = getComputedStyle(document.activeElement); return [s.outlineStyle, parseFloat(s.outlineWidth)]"
     browser.press(ENTER)
-    assert browser.run("return document.querySelector('table.sortable th').ariaSort") == "ascending"
+    assert browser.run("return document.querySelector('#classes table.sortable th').ariaSort") == "ascending"
     style, width = browser.run(outline)
     assert style == "solid" and width >= 2
-    rows = "return [...document.querySelector('table.sortable').tBodies[0].rows].map(one => one.cells[0].textContent)"
+    rows = "return [...document.querySelector('#classes table.sortable').tBodies[0].rows].map(one => one.cells[0].textContent)"
     up = browser.run(rows)
     browser.press(ENTER)
     assert browser.run(rows) == up[::-1] and sorted(up) == sorted(["background", *NAMES])

@@ -159,6 +159,7 @@ def test_held_out_photographs_are_shown_and_not_decided_on(labelled, small_tree,
     name = sorted(path.stem for path in paths["images"].iterdir())[0]
     mask = np.zeros((32, 32), np.uint8)
     mask[:9] = 1
+    (folder / "predictions").mkdir()
     images.write_mask(folder / "predictions" / f"{name}.png", mask, [])
     room = Room(folder, "cpu")
     try:

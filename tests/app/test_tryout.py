@@ -162,8 +162,10 @@ def _held(folder):
     @contextlib.contextmanager
     def held():
         lock = locks.claim(folder)
-        yield
-        lock.release()
+        try:
+            yield
+        finally:
+            lock.release()
 
     return held()
 

@@ -181,4 +181,4 @@ def test_rows_without_values_are_hidden_and_axes_named():
     assert "text seeds" in page and "val: network" not in page and "1 row without any value is left out" in page
     assert ">boat<" not in page and "1 of the classes have no value" in page
     assert page.count('class="best"') == 1, "of the class dog; the row is a tie"
-    assert ">first, mIoU %<" in page and ">…th-a-very-long-name, mIoU %<" in page
+    assert ">first, mIoU %<" in page and ">…with-a-very-long-name, mIoU %<" in page

@@ -307,7 +307,7 @@ def test_the_page_looks_first_and_says_what_to_do_next(data, page, own_run):
         'id="gallery"'
     )
     steps = report.next_steps(data)
-    assert len(steps) == 3 and steps[0].startswith("Agreement: Raise <it>.") and "1 more below" in steps[0]
+    assert len(steps) == 3 and steps[0].startswith("Tags without a pixel: ") and "(2 more below.)" in steps[0]
     assert "vpl app RUN" in steps[1] and "vpl run RUN --train" in steps[2]
     review = Review(own_run)
     review.decide("a9", "reject", None, review.of("a9").revision)
