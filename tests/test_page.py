@@ -104,7 +104,8 @@ def test_everything_works_by_keyboard(opened):
     assert browser.run("return document.querySelector('#classes table.sortable th').ariaSort") == "ascending"
     style, width = browser.run(outline)
     assert style == "solid" and width >= 2
-    rows = "return [...document.querySelector('#classes table.sortable').tBodies[0].rows].map(one => one.cells[0].textContent)"
+    table = "document.querySelector('#classes table.sortable')"
+    rows = f"return [...{table}.tBodies[0].rows].map(one => one.cells[0].textContent)"
     up = browser.run(rows)
     browser.press(ENTER)
     assert browser.run(rows) == up[::-1] and sorted(up) == sorted(["background", *NAMES])
