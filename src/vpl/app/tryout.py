@@ -35,6 +35,7 @@ from vpl.method.looks import MAKERS
 from vpl.method.prototypes import text_prototypes
 from vpl.method.views import View
 from vpl.presets import STANDARD
+from vpl.runs import stored
 from vpl.runs.files import read_facts, read_prototypes
 from vpl.runs.folder import RunFolder, log
 from vpl.runs.opened import dataset_of
@@ -85,7 +86,7 @@ class Tryout:
     def _stored(self) -> Config:
         if self.folder is None:
             return Config().with_values(quality(STANDARD))
-        return Config.from_toml(self.folder / "config.toml")
+        return stored.read(self.folder)
 
     def values(self) -> dict[str, Any]:
         """All that the page shows before a photograph is there: the dials with their values, and the revision of the
