@@ -17,8 +17,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from test_server import Asker, wait
 
+from app_case import Asker, wait
 from browser import chromium
 from vpl.app.room import Room
 from vpl.app.server import MOST_PHOTOGRAPH, Server
