@@ -83,7 +83,9 @@ def test_the_whole_answer_is_the_runs_own_and_the_quick_one_is_near(tryout, fold
         assert np.array_equal(mask, images.read_mask(folder / place / f"{id}.png")), stage
     told, quick = unpacked(tryout.maps({"look": shown["look"], "values": {}}), shown)
     assert not told["whole"]
-    assert all((quick[stage] == whole[stage]).mean() > 0.97 for stage in whole)
+    near = {stage: float((quick[stage] == whole[stage]).mean()) for stage in whole}
+    assert near["text"] == 1 and near["vision"] > 0.97, near
+    assert near["refined"] > 0.9 and near["labels"] > 0.75, near  # a box may move by a rounding, and PAR is left out
 
 
 @pytest.mark.parametrize("scale", [5.0, 100 / 3, 100.0])

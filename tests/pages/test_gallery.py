@@ -113,7 +113,7 @@ def test_the_network_is_asked_where_there_is_no_truth(tmp_path, monkeypatch):
     run = make_run(tmp_path, masks=False)
     shutil.rmtree(run / "predictions")
     assert [one.id for one in gallery_of(run).exhibits] == list(TRAIN)
-    (run / "network").mkdir()
+    (run / "network").mkdir(exist_ok=True)
     (run / "network" / "network.json").write_text("{}")
 
     class Net:

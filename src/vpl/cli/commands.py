@@ -249,8 +249,8 @@ def _app(given: argparse.Namespace) -> int:
     room = Room(folder, given.device) if folder else None
     what = f"review of {folder}" if folder else "a photograph to try"
     with Server(room, Tryout(folder, given.clip, given.device), given.port) as server:
-        print(f"{what}: {server.address}\nonly this machine can open it; Ctrl-C ends it.", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
+            print(f"{what}: {server.address}\nonly this machine can open it; Ctrl-C ends it.", flush=True)
             server.serve_forever()
     if folder:
         print(f"what was decided is in {folder / 'review.csv'}; vpl run {folder} goes on from there.")

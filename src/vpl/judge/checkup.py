@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from vpl.classes import IGNORE
 from vpl.config import Config
@@ -123,7 +124,8 @@ def mirror_agreements(bench: Bench, stored: dict[str, torch.Tensor], config: Con
     return _agreements(bench.views, own, tuple(one.flip(2) for one in back), config)
 
 
-def _agreements(views: Sequence[View], own: Cams, other: Cams, config: Config) -> list[float]:
+def _agreements(views: Sequence[View], own: Sequence[Tensor], other: Sequence[Tensor], config: Config) -> list[float]:
+    """Of each view, by its maps (K, h, w) on two grids that may differ."""
     exponent, found = config.labels.background_exponent, []
     for view, one, two in zip(views, own, other, strict=True):
         first, second = (label_map(maps.cpu(), view, exponent)[0] for maps in (one, two))
