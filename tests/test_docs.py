@@ -24,7 +24,7 @@ PAGES = {
 }
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CITATION = re.compile(r"METHOD\.md ((?:\d+b?(?:\.\d+)?(?:, | to | and | or )?)+)")
-OTHER_PROGRAMS = {"accelerate", "cp", "head", "make", "mkdir", "pip", "pre-commit", "python", "python3"}
+OTHER_PROGRAMS = {"accelerate", "cp", "cvat-cli", "head", "make", "mkdir", "pip", "pre-commit", "python", "python3"}
 GENERATED = runpy.run_path(str(DOCS / "hooks.py"))
 
 

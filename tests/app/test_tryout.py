@@ -85,7 +85,9 @@ def test_the_whole_answer_is_the_runs_own_and_the_quick_one_is_near(tryout, fold
     assert not told["whole"]
     near = {stage: float((quick[stage] == whole[stage]).mean()) for stage in whole}
     assert near["text"] == 1 and near["vision"] > 0.97, near
-    assert near["refined"] > 0.9 and near["labels"] > 0.75, near  # a box may move by a rounding, and PAR is left out
+    assert near["refined"] > 0.9, near  # a box may move by a rounding
+    sure = (quick["labels"] != 255) & (whole["labels"] != 255)
+    assert (quick["labels"] == whole["labels"])[sure].mean() > 0.95, "without PAR other pixels are unsure"
 
 
 @pytest.mark.parametrize("scale", [5.0, 100 / 3, 100.0])

@@ -248,10 +248,10 @@ def _app(given: argparse.Namespace) -> int:
     folder = given.folder
     room = Room(folder, given.device) if folder else None
     what = f"review of {folder}" if folder else "a photograph to try"
-    with Server(room, Tryout(folder, given.clip, given.device), given.port) as server:
-        with contextlib.suppress(KeyboardInterrupt):
-            print(f"{what}: {server.address}\nonly this machine can open it; Ctrl-C ends it.", flush=True)
-            server.serve_forever()
+    server = Server(room, Tryout(folder, given.clip, given.device), given.port)
+    with server, contextlib.suppress(KeyboardInterrupt):
+        print(f"{what}: {server.address}\nonly this machine can open it; Ctrl-C ends it.", flush=True)
+        server.serve_forever()
     if folder:
         print(f"what was decided is in {folder / 'review.csv'}; vpl run {folder} goes on from there.")
     return 0
