@@ -7,9 +7,9 @@ import re
 import runpy
 import shlex
 import shutil
-import socketserver
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,7 +114,8 @@ def test_python_parses(content):
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if "```python" in text and page not in PARSED])
 def test_python_runs(page, workshop, monkeypatch, capsys):
     monkeypatch.chdir(workshop)
-    monkeypatch.setattr(socketserver.BaseServer, "serve_forever", lambda server: server.server_close())
+    server = SimpleNamespace(serve_forever=lambda: None)
+    monkeypatch.setattr("wsgiref.simple_server.make_server", lambda host, port, app: server)  # no port is taken
     names: dict[str, object] = {"__name__": page}
     for language, content in FENCE.findall(PAGES[page]):
         if language == "python":  # one page is one session; training is cut short
