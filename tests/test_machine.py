@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -37,3 +39,23 @@ def test_memory_that_runs_out_is_told_from_other_errors():
     assert machine.unless_out_of_memory(len, "abc") == 3
     with pytest.raises(RuntimeError, match="shape"):
         machine.unless_out_of_memory(fails, RuntimeError("shape"))
+
+
+def test_a_pool_that_one_of_its_own_threads_ends_waits_for_nobody():
+    begun = threading.Event()
+
+    def left() -> None:
+        begun.wait()
+        pools.pop().close()  # as when this thread collects a forgotten pipeline
+
+    def pipeline():
+        with machine.threads(2) as pool, machine.threads(1) as other:
+            yield pool, other
+
+    flow = pipeline()
+    pool, other = next(flow)
+    pools = [flow]
+    ended = pool.submit(left)
+    waiting = other.submit(ended.result)  # as the thread of an encoder waits for that of a reader
+    begun.set()
+    assert waiting.result(timeout=20) is None

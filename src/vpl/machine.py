@@ -63,12 +63,16 @@ def one_core_each() -> Iterator[None]:
 
 @contextlib.contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads that drops what is not begun when the block is left by an error."""
-    pool = ThreadPoolExecutor(count)
+    """A pool of threads that drops what is not begun when the block is left by an error.
+
+    Left by another thread than it was entered by, it waits for nobody: a pipeline that somebody forgot is ended by
+    whichever thread collects garbage, one of the pool's own, for example, which would wait for itself.
+    """
+    pool, own = ThreadPoolExecutor(count), threading.get_ident()
     try:
         yield pool
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=threading.get_ident() == own, cancel_futures=True)
 
 
 def out_of_memory(error: Exception) -> bool:

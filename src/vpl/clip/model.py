@@ -266,8 +266,8 @@ class FrozenClip(nn.Module):
     def weights_hash(self) -> str:
         """SHA-256 (hexadecimal) of the weights as they are now, the same for every file format that they came in.
 
-        What the user said of them (heads, activation, mean, std) is part of it: it makes another CLIP of them. All weights
-        are read (about half a second for ViT-B/16), and again only when one of them has changed.
+        What the user said of them (heads, activation, mean, std) is part of it: it makes another CLIP of them. All
+        weights are read (about half a second for ViT-B/16), and again only when one of them has changed.
         """
         said, weights = self.said.facts(), sorted(self.state_dict().items())
         now = (repr(sorted(said.items())), tuple((key, one.data_ptr(), one._version) for key, one in weights))

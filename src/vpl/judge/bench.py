@@ -11,6 +11,7 @@ Letters: K tags of one image · P prototypes · D joint width · h w patch grid 
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -148,10 +149,11 @@ class Bench:
                 self._shelf.put(setting, members, features)
             return make(members, features)
 
-        for settled in stream.flow(batches, lambda number: self.views[number], work):
-            for number, error in settled.failures:
-                _refuse(number, error)
-            yield from ((portion.members, portion.result) for portion in settled.portions)
+        with contextlib.closing(stream.flow(batches, lambda number: self.views[number], work)) as flow:
+            for settled in flow:
+                for number, error in settled.failures:
+                    _refuse(number, error)
+                yield from ((portion.members, portion.result) for portion in settled.portions)
 
     def each(self, clip: ClipConfig, make: Callable[[tuple[int, ...], Features], Sequence[_T]]) -> tuple[_T, ...]:
         """`make` of every batch (its views' numbers and features), in the order of the views."""

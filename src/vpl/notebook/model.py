@@ -10,6 +10,7 @@ here.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -180,9 +181,10 @@ class VPL:
             lambda _, some: labeller.drafts(some, True),
             finish,
         )
-        for settled in flow:
-            for number, error in settled.failures:
-                _refuse(number, error)
+        with contextlib.closing(flow):
+            for settled in flow:
+                for number, error in settled.failures:
+                    _refuse(number, error)
         found = [made[number] for number in range(len(views))]
         return found[0] if one else found
 

@@ -6,6 +6,7 @@ out and noted; where the machine is at fault and not the photograph, the run sto
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
@@ -268,9 +269,10 @@ class Opened(RunFolder):
             flow = self.stream.flow(
                 batches, read, lambda members, views: work([samples[one] for one in members], views), finish
             )
-            for settled in self._counted(flow, len(samples), words):
-                for member, error in settled.failures:
-                    self._skip(samples[member], error)
+            with contextlib.closing(flow):
+                for settled in self._counted(flow, len(samples), words):
+                    for member, error in settled.failures:
+                        self._skip(samples[member], error)
         return busy
 
     def _counted(self, batches: Iterator[Settled], total: int, words: str) -> Iterator[Settled]:

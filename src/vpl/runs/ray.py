@@ -175,9 +175,10 @@ class Worker:
                 finish,
                 lambda batch: all(self._is_there(window[member]) for member in batch.members),
             )
-            for settled in flow:
-                reasons = tuple((window[member].id, str(error)) for member, error in settled.failures)
-                yield Done(len(settled.batch.members), reasons)
+            with contextlib.closing(flow):
+                for settled in flow:
+                    reasons = tuple((window[member].id, str(error)) for member, error in settled.failures)
+                    yield Done(len(settled.batch.members), reasons)
 
     def _finish(self, labeller: Labeller, photograph: Photograph, view: View, draft: Draft) -> None:
         for name, mask in labeller.masks(view, draft, pseudo=True).items():

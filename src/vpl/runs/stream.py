@@ -16,7 +16,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,7 +219,7 @@ class Stream:
         work: Callable[[tuple[int, ...], list[View]], Any],
         finish: Callable[[Batch, list[Portion]], Iterable[Callable[[], None]]] | None = None,
         done: Callable[[Batch], bool] | None = None,
-    ) -> Iterator[Settled]:
+    ) -> Generator[Settled, None, None]:
         """All batches through reading, `work` and the calls that `finish` makes of its results, in their order.
 
         Reading, work on the device and finishing have threads of their own and overlap; at most `AHEAD` batches wait
