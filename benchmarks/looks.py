@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from vpl.clip.model import FrozenClip
-from vpl.config import Config, preset, quality
+from vpl.config import PATCH_FEATURES, Config, preset, quality
 from vpl.edges.storage import write_text_atomic
 from vpl.judge.bench import Bench
 from vpl.judge.material import Scenes
@@ -28,6 +28,8 @@ RESULTS = Path(__file__).parent / "results"
 SETS, SCENES, SIDE = 3, 60, 128
 TRAINING_FREE = ("gradcam", "sclip", "naclip")
 FOUR = (*TRAINING_FREE, "maskclip-words")
+CLASSES: dict[str, object] = {"refine.votes": ("classes",), "refine.class_width": 0.01}
+VISION = ("gradcam", "sclip-vision", "naclip-vision", "maskclip-words")
 SETTINGS: dict[str, dict[str, object]] = {
     "paper": {},
     "paper, PAR": {"par.rounds": 5},
@@ -41,6 +43,17 @@ SETTINGS: dict[str, dict[str, object]] = {
     "standard without gradcam": quality("standard") | {"looks.makers": FOUR[1:]},
     **{name: quality(name) for name in QUALITY},
     "best without words": quality("best") | {"looks.makers": TRAINING_FREE},
+    "paper, seeds along classes": {"refine.affinity": ("classes",)},
+    "paper, along attention, then classes": {"refine.affinity": ("attention", "classes")},
+    "paper, along classes, then attention": {"refine.affinity": ("classes", "attention")},
+    "standard, votes along classes": quality("standard") | CLASSES,
+    "standard without words, votes along classes": quality("standard") | {"looks.makers": TRAINING_FREE} | CLASSES,
+    "best, votes along classes": quality("best") | CLASSES,
+    "best without words, votes along classes": quality("best") | {"looks.makers": TRAINING_FREE} | CLASSES,
+    **{f"paper, regions of {name}": {"prototypes.features": name} for name in PATCH_FEATURES[1:]},
+    "standard, regions of sclip": quality("standard") | {"prototypes.features": "sclip"},
+    "standard, regions of sclip, makers with vision prototypes": quality("standard")
+    | {"prototypes.features": "sclip", "looks.makers": VISION},
 }
 """Name -> values beside those of the preset scenes."""
 
@@ -87,7 +100,8 @@ def table(styles: list[str]) -> str:
             labels, crf = (np.array([row[key] for row in rows]) for key in ("labels", "crf"))
             spread = labels.std(ddof=1) if len(labels) > 1 else 0.0
             cells.append(f"{labels.mean():.1f} ± {spread:.1f} ({crf.mean():.1f})" if rows else "")
-        cost = Config().with_values(values).looks.encodings
+        config = Config().with_values(values)
+        cost = config.looks.encodings * (2 if config.refine.guided else 1)
         lines.append(f"| {name} | {cost:.3g} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -2,8 +2,11 @@
 
     python benchmarks/stages.py [--quick] [--device cpu] [--threads N] [--sizes 640x480 500x375] [--tags 1 3 6]
 
-Stages: read (JPEG to RGB and to the encoder's input), encode, seeds, refine, CRF (exact), write (five label maps); and
-of quality standard: makers (all but GradCAM, from the encoding that is there) and PAR (its rounds before the CRF).
+Stages: read (JPEG to RGB and to the encoder's input), encode, seeds, refine, CRF (exact), write (five label maps); of
+quality standard: makers (all but GradCAM, from the encoding that is there) and PAR (its rounds before the CRF); of
+quality best: looks (all makers at the other scales and mirrored, with their encodings); and refiners that are off by
+default: classes (affinity of patches' classes, and seeds along it) and features (the same of a DINOv2 small of random
+weights, with its encoding).
 ViT-B/16 with random weights, in float32 and bfloat16. Everything is measured in turn in every repeat, so that a busy
 machine slows all alike; medians, after a first call that is not counted. With --threads 1, which is how a run's
 threads compute, processor time is taken: other processes change it least. On CUDA: device events, a batch of images.
@@ -31,7 +34,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -42,24 +45,30 @@ from PIL import Image
 from torch import Tensor
 
 from vpl.clip.block import linear
-from vpl.clip.model import FrozenClip
+from vpl.clip.dinov2 import FrozenDinov2
+from vpl.clip.model import Features, FrozenClip
 from vpl.config import PAR_DILATIONS, Config, quality
 from vpl.edges import images
-from vpl.method import looks, refine, selfself
+from vpl.method import affinities, looks, refine, selfself
 from vpl.method.crf import dense_crfs
 from vpl.method.looks import Seen
 from vpl.method.masks import label_map
 from vpl.method.par import par
 from vpl.method.seeds import seeds
-from vpl.method.views import View, prepared
+from vpl.method.views import View, encode, guided, prepared
 
 BACKGROUND = 25
 CONFIG = Config()
 PALETTE = tuple((n, n, n) for n in range(BACKGROUND))
 PRECISIONS = ("float32", "bfloat16")
-STAGES = ("read", "encode", "seeds", "refine", "makers", "PAR", "CRF", "write")
+STAGES = ("read", "encode", "seeds", "refine", "makers", "looks", "classes", "features", "PAR", "CRF", "write")
 STANDARD = Config().with_values(quality("standard"))
+BEST = Config().with_values(quality("best"))
 MAKERS = tuple(name for name in STANDARD.looks.makers if name != "gradcam")
+ALONG = {
+    kind: Config().with_values({"refine.affinity": (kind,), "refine.features": name}).refine
+    for kind, name in {"classes": "", "features": "a random DINOv2"}.items()
+}
 
 
 def main() -> None:
@@ -175,10 +184,11 @@ class Models:
 
     theirs: torch.nn.Module
     ours: dict[str, FrozenClip]
+    guide: FrozenDinov2
 
     @classmethod
     def of(cls, device: torch.device) -> Models:
-        from transformers import CLIPConfig, CLIPModel
+        from transformers import CLIPConfig, CLIPModel, Dinov2Config, Dinov2Model
         from transformers.utils import logging
 
         logging.set_verbosity_error()
@@ -187,7 +197,9 @@ class Models:
         config._attn_implementation = "sdpa"
         theirs = CLIPModel(config).eval().requires_grad_(False)
         ours = {name: FrozenClip.from_state_dict(theirs.state_dict()).prepare(str(device), name) for name in PRECISIONS}
-        return cls(theirs.vision_model.to(device), ours)
+        small = Dinov2Config(hidden_size=384, num_attention_heads=6, patch_size=14, image_size=518)
+        guide = FrozenDinov2(Dinov2Model(small), "DINOv2 small, random").prepare(str(device))
+        return cls(theirs.vision_model.to(device), ours, guide)
 
 
 def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], repeats: int) -> list[dict]:
@@ -217,6 +229,8 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
             own = models.ours[precision]
             calls["encode", precision] = lambda own=own: own.encode(pixels, CONFIG.clip.attention_blocks)
             features = own.encode(pixels, CONFIG.clip.attention_blocks)
+            same = [View(photo, (), photo.shape[:2])] * count
+            scaled = {one: encode(own, same, replace(CONFIG.clip, scale=one)) for one in BEST.looks.scales}
             for tags, rows in tables.items():
 
                 def look(own=own, features=features, rows=rows, tags=tags) -> list[Tensor]:
@@ -226,9 +240,22 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
                 calls["seeds", precision, tags] = look
                 seen = Seen(own, features, [tuple(range(tags))] * count, prototypes, None, max(tag_counts), STANDARD)
                 calls["makers", precision, tags] = lambda seen=seen: [looks.MAKERS[name](seen) for name in MAKERS]
-                calls["refine", precision, tags] = lambda f=features, c=cams: refine.refine_maps(
-                    f.attention, c, CONFIG.refine
-                )
+                views = [View(photo, tuple(range(tags)), photo.shape[:2])] * count
+                known = {"gradcam": cams} | {name: looks.MAKERS[name](seen) for name in MAKERS}
+                best = replace(seen, config=BEST)
+                calls["looks", precision, tags] = lambda b=best, v=views, k=known: looks.gathered(b, v, known=k)
+                calls["makers of looks", precision, tags] = lambda b=best, f=scaled: makers_of_looks(b, f)
+                calls["refine", precision, tags] = lambda s=seen, c=cams: s.spread(c)
+
+                def along(kind: str, features=features, seen=seen, cams=cams, views=views) -> list[Tensor]:
+                    if kind == "features":
+                        features = guided(features, views, models.guide)
+                    return affinities.refined(
+                        seen.clip, features, seen.tags, cams, prototypes, max(tag_counts), ALONG[kind]
+                    )
+
+                for kind in ALONG:
+                    calls[kind, precision, tags] = functools.partial(along, kind)
         for tags, rows in tables.items():
             calls["per-class loop", tags] = lambda rows=rows, tags=tags: [
                 per_class_loop(clip, one[None], rows, tags) for one in pixels
@@ -258,7 +285,9 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
     for tags in tag_counts:
         for precision in PRECISIONS:
             names = {stage: key_of(stage, precision, tags) for stage in STAGES}
-            floors = floor(machine, models.ours[precision], (height, width), tags, rates, precision)
+            floors = floor(machine, models, (height, width), tags, rates, precision)
+            encoder, others = medians["encode", precision], medians["looks", precision, tags]
+            apart = medians["makers of looks", precision, tags]
             case = {
                 "size": size,
                 "tags": tags,
@@ -269,9 +298,13 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
                 "sdpa_encoder_seconds": medians["sdpa encoder", precision],
                 "per_class_loop_seconds": medians["per-class loop", tags],
                 "matmul_flops": rates[precision],
+                "looks_over_encodings": (encoder + others) / (BEST.looks.encodings * encoder),
+                "looks_without_makers_over_encodings": (encoder + others - apart) / (BEST.looks.encodings * encoder),
                 "runs": {stage: runs[name] for stage, name in names.items()},
             }
             cases.append(case)
+            for name in ("looks_over_encodings", "looks_without_makers_over_encodings"):
+                print(f"{size} {name} {precision} {tags} tags: {case[name]:.3f}")
             for stage in STAGES:
                 ratio = case["seconds"][stage] / floors[stage]
                 print(f"{size} {stage} {precision} {tags} tags: {ratio:.2f} × the floor's time")
@@ -282,6 +315,14 @@ def key_of(stage: str, precision: str, tags: int) -> tuple:
     """The name that a stage is measured under: not every one depends on precision or tags."""
     by_stage = {"read": (), "encode": (precision,), "PAR": (tags,), "CRF": (tags,), "write": (tags,)}
     return (stage, *by_stage.get(stage, (precision, tags)))
+
+
+def makers_of_looks(seen: Seen, features: dict[float, Features]) -> None:
+    """What makers say at the looks of quality best but the first, from encodings that are there."""
+    for look in looks.looks_of(BEST.looks.scales, BEST.looks.flip):
+        if look != looks.Look(1.0):
+            for name in BEST.looks.makers:
+                looks.MAKERS[name](replace(seen, features=features[look.scale]))
 
 
 @torch.no_grad()
@@ -301,9 +342,10 @@ def rate_of(machine: Machine, clip: FrozenClip, pixels: Tensor, dtype: torch.dty
 
 
 def floor(
-    machine: Machine, clip: FrozenClip, size: tuple[int, int], tags: int, rates: dict[str, float], precision: str
+    machine: Machine, models: Models, size: tuple[int, int], tags: int, rates: dict[str, float], precision: str
 ) -> dict[str, float]:
     """Seconds an image that no implementation on this machine could beat by much."""
+    clip = models.ours[precision]
     h, w = images.patch_size_of(*size, clip.patch)
     patches, pixels = h * w, size[0] * size[1]
     tokens, width, inner = patches + 1, clip.width, clip.image.blocks[0].up.weight.shape[0]
@@ -322,6 +364,14 @@ def floor(
     kernel_bytes = STANDARD.par.rounds * 4 * pixels * (8 * len(PAR_DILATIONS) + 2 * (tags + 1))
     # CRF: in each round two kernels read and write every label of every pixel, and the unaries are read
     labels_bytes = CONFIG.crf.rounds * 5 * 4 * (tags + 1) * pixels
+    # looks: the encodings beside the first, which grow with the patches at least, and makers and seeds at each
+    more = BEST.looks.encodings - 1
+    # classes: a logarithm for each two patches and each label, and MaskCLIP's products; features: the encoder's own
+    table = torch.rand(2**20, device=machine.device)
+    logarithms = (patches**2 / 2 * (tags + BACKGROUND)) * machine.best(lambda: torch.log(table), 0.1) / len(table)
+    small = models.guide.width
+    wide = 2 * tokens * small * (4 * small + 8 * small) + 4 * tokens * tokens * small
+    other = 12 * wide + 2 * patches * small * 3 * models.guide.patch**2 + 2 * patches * patches * small
     decoded = 3 * pixels + 3 * 4 * patches * clip.patch**2
     return {
         "read": decoded / machine.copied(decoded),
@@ -329,6 +379,9 @@ def floor(
         "seeds": mlp / rates[precision] + attention / rates["float32"],
         "refine": read_again / machine.copied(4 * patches**2),
         "makers": (heard + after) / rates[precision],
+        "looks": more * ((encode + heard + after + mlp) / rates[precision] + attention / rates["float32"]),
+        "classes": logarithms + 2 * tokens * width * (width + clip.dim) / rates[precision],
+        "features": other / rates["float32"],
         "PAR": kernel_bytes / machine.copied(4 * 8 * len(PAR_DILATIONS) * pixels),
         "CRF": labels_bytes / machine.copied(4 * (tags + 1) * pixels),
         "write": 5 * pixels / machine.copied(pixels),

@@ -208,3 +208,28 @@ def quiet(warm, small_tree, tmp_path_factory):
         found[stage] = before, folder, int(counter.read_text())
         before = folder
     return found
+
+
+@pytest.fixture(scope="session")
+def dinov2_folder(tmp_path_factory):
+    """A DINOv2 of random weights in transformers' format: patch 14, two blocks, 24 wide."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    torch.manual_seed(11)
+    sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 56, "patch_size": 14}
+    model = Dinov2Model(Dinov2Config(**sizes)).eval()
+    with torch.no_grad():
+        for weights in model.parameters():
+            if weights.ndim > 1:
+                weights.normal_(0, 0.3)
+    folder = tmp_path_factory.mktemp("dinov2") / "small"
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dinov2(dinov2_folder):
+    """The same, frozen."""
+    from vpl.clip.dinov2 import FrozenDinov2
+
+    return FrozenDinov2.load(str(dinov2_folder), "cpu")

@@ -58,6 +58,8 @@ ABLATION_STYLE, SCENE_SIDE = "demo", 96  # ours: drawn scenes where nothing else
 MOST_WORKERS = 1024  # threads of a kind
 MOST_TOML_BYTES = 2**20  # longer configuration files are refused
 REGIONS_AT_ONCE = 4096  # ours: more regions are learned from in parts, a core each, added up in order
+PATCH_FEATURES = ("plain", "sclip", "clearclip", "naclip", "maskclip")  # as method/selfself.py has them
+AFFINITIES = ("attention", "classes", "features")  # as method/affinities.py has them
 NACLIP_STD = 5.0  # reference: std of NACLIP's neighbourhood, patches
 PAR_DILATIONS = (1, 2, 4, 8, 12, 24)  # reference: PAR's steps to its neighbours, pixels
 PAR_COLOUR = 0.3  # reference: w1, the width of PAR's kernels
@@ -246,6 +248,46 @@ class RefineConfig(Section):
     box_threshold: float = value(
         0.4, REFERENCE, "seed share that opens a box (0.4 VOC, 0.7 COCO)", low=0.0, high=1.0, published={0.7: REFERENCE}
     )
+    affinity: tuple[str, ...] = value(
+        ("attention",), REFERENCE, "what seeds are spread along, one after the other: attention; classes, patches of "
+        "one class; features, patches that the encoder of refine.features finds alike",
+    )  # fmt: skip
+    votes: tuple[str, ...] = value(
+        (), OURS, "the same for what makers other than gradcam and similarity say; empty: as they say it"
+    )
+    patches: str = value(
+        "maskclip", OURS, "classes: CLIP's patch features whose classes are compared", choices=PATCH_FEATURES
+    )
+    class_width: float = value(
+        0.1, OURS, "classes: divergence at which two patches' affinity has fallen to 1/e, bits", low=1e-4, high=100.0
+    )
+    features: str = value(
+        "", OURS, "another frozen encoder, hf:facebook/dinov2-small or a folder of a DINOv2; alone: after the attention"
+    )
+    feature_width: float = value(
+        0.1, OURS, "features: 1 - cosine at which two patches' affinity has fallen to 1/e", low=1e-4, high=100.0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("affinity", "votes"):
+            if unknown := [one for one in getattr(self, name) if one not in AFFINITIES]:
+                raise ConfigError(f"refine.{name} holds {unknown[0]!r}; expected some of {', '.join(AFFINITIES)}.")
+        if not self.affinity:
+            raise ConfigError("refine.affinity is []; expected at least one, or refine.enabled = false.")
+        named = "features" in (*self.affinity, *self.votes)
+        if self.features and not named:
+            object.__setattr__(self, "affinity", (*self.affinity, "features"))
+        if named and not self.features:
+            raise ConfigError(
+                "refine.affinity or refine.votes holds features, and refine.features names no encoder; give "
+                "hf:facebook/dinov2-small or the folder of a DINOv2, or take features out."
+            )
+
+    @property
+    def guided(self) -> bool:
+        """Whether the encoder of `features` is read."""
+        return "features" in self.votes or (self.enabled and "features" in self.affinity)
 
 
 @dataclass(frozen=True)
@@ -257,6 +299,9 @@ class PrototypeConfig(Section):
     phi: float = value(0.5, OURS, "Φ: a tag's region is where its text seed is above this", low=0.0, high=1.0)
     background_phi: float = value(0.2, OURS, "the background region: all seeds below this", low=0.0, high=1.0)
     region: str = value("pooled", OURS, "region embedding", choices=("pooled", "masked", "image"))
+    features: str = value(
+        "plain", OURS, "patch features that a region's embedding is pooled from", choices=PATCH_FEATURES
+    )
     refined: bool = value(False, OURS, "cut regions out of refined seeds rather than of bare ones")
     tags: str = value(
         "restrict",
@@ -288,6 +333,14 @@ class PrototypeConfig(Section):
         published={0.6: REFERENCE},
     )
     rounds: int = value(1, OURS, "times that regions and prototypes are made", low=1, high=10)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.region == "masked" and self.features != "plain":
+            raise ConfigError(
+                f"prototypes.features is {self.features!r}, and prototypes.region = masked pools no patches; take "
+                "region = pooled, or features = plain."
+            )
 
 
 @dataclass(frozen=True)

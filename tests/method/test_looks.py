@@ -105,7 +105,7 @@ def test_makers_share_the_encoding_and_other_looks_have_one_each(clip, text, vie
     made = labeller(clip, text, makers=("gradcam", "sclip", "words"), scales=(1.0, 1.5), flip=True)
     made = dataclasses.replace(made, encoder=count)
     made.drafts(views, pseudo=True)
-    assert counted == [(4, 1.5), (4, 1.0), (4, 1.5)]  # the first look is the encoding that is there
+    assert counted == [(4, 1.0), (4, 1.5), (4, 1.5)]  # the first look is the encoding that is there
     assert made.config.looks.encodings == 2 * (1 + 1.5**2)
     assert LookConfig(scales=(2.0,)).encodings == 5 and LookConfig(makers=("words", "sclip")).encodings == 1
 
@@ -149,3 +149,19 @@ def test_makers_that_are_not_there():
     for key in ("makers", "scales", "exponents"):
         with pytest.raises(ConfigError, match=rf"looks\.{key} is \[\]; expected at least one"):
             Config().with_values({f"looks.{key}": ()})
+
+
+def test_looks_come_scale_by_scale_and_a_mirror_turns_back():
+    found = looks.looks_of((0.75, 1.0), flip=True)
+    assert [(one.scale, one.mirrored) for one in found] == [(0.75, False), (0.75, True), (1.0, False), (1.0, True)]
+    assert looks.looks_of((2.0,), flip=False) == [looks.Look(2.0)]
+    x = torch.arange(6.0).view(1, 2, 3)
+    assert torch.equal(found[1].turned(found[1].turned(x)), x) and found[1].turned(x)[0, 0].tolist() == [2, 1, 0]
+
+
+def test_a_mean_takes_one_look_at_a_time_and_changes_none():
+    given = [torch.rand(3, 2, 2, generator=torch.Generator().manual_seed(n)) for n in range(4)]
+    kept = [one.clone() for one in given]
+    torch.testing.assert_close(looks.mean(iter(given)), torch.stack(kept).mean(dim=0))
+    assert all(torch.equal(one, other) for one, other in zip(given, kept, strict=True))
+    assert torch.equal(looks.mean(given[:1]), given[0])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
-from vpl.config import ClipConfig, PrototypeConfig
-from vpl.method import regions
+from vpl.config import ClipConfig, Config, PrototypeConfig
+from vpl.errors import ConfigError
+from vpl.method import regions, selfself
 from vpl.method.regions import Regions
-from vpl.method.views import View, pixels_of
+from vpl.method.views import View, encode, pixels_of
 
 
 def test_a_region_is_where_its_seed_is_above_phi():
@@ -36,3 +38,26 @@ def test_masked_regions_are_as_large_as_the_encoder_s_input(tiny_clip, monkeypat
     monkeypatch.setattr(tiny_clip, "embed_images", lambda given: seen.append(given) or torch.zeros(len(given), 2))
     regions._masked_embeddings(tiny_clip, view, torch.ones(2, h, w, dtype=torch.bool))
     assert torch.equal(seen[0][1], pixels)
+
+
+@pytest.mark.parametrize("name", ["sclip", "maskclip"])
+def test_embeddings_are_pooled_from_the_features_that_are_named(tiny_clip, name):
+    view = View(np.random.default_rng(2).integers(0, 256, (32, 40, 3), dtype=np.uint8), (0, 1), (32, 40))
+    features, text = encode(tiny_clip, [view], ClipConfig()), torch.eye(tiny_clip.dim)[:3]
+    cam = torch.zeros(2, *features.grid)
+    cam[0, 1, 2] = cam[1, 0, 0] = cam[1, 3, 4] = 1.0
+
+    def found(**values):
+        return regions.regions(tiny_clip, features, [view], [cam], text, 3, PrototypeConfig(**values))
+
+    dense = selfself.dense(tiny_clip.image, features.last, features.grid, name)[0].unflatten(0, features.grid)
+    expected = [dense[1, 2], (dense[0, 0] + dense[3, 4]) / 2]
+    for one, pooled in zip(found(features=name).embeddings, expected, strict=False):
+        torch.testing.assert_close(one, pooled / pooled.norm(), atol=1e-4, rtol=0)
+    assert torch.equal(found().embeddings, found(features="plain").embeddings)
+    assert not torch.allclose(found().embeddings, found(features=name).embeddings, atol=1e-2)
+
+
+def test_masked_regions_pool_nothing():
+    with pytest.raises(ConfigError, match=r"prototypes\.features is 'sclip', and prototypes\.region = masked pools no"):
+        Config().with_values({"prototypes.region": "masked", "prototypes.features": "sclip"})

@@ -90,6 +90,22 @@ def test_agrees_with_one_view_at_a_time(predictor, scales, flip):
     np.testing.assert_allclose(shares, slow_shares(predictor, picture(), scales, flip), atol=2e-5)
 
 
+@pytest.mark.parametrize("protocol", [SINGLE, Protocol((0.75, 1.0, 1.25), flip=True)], ids=["single", "full"])
+def test_the_one_piece_that_looks_has_the_bytes_of_a_loop_over_scales(predictor, protocol):
+    """As `predict` looked before votes and predictions had one piece: both images of a scale, one sum, one division."""
+    image, card, size = picture(), predictor.card, (41, 58)
+    total = torch.zeros(3, *size)
+    with torch.no_grad():
+        for scale in protocol.scales:
+            pixels = images.to_pixels(image, card.patch, card.mean, card.std, card.scale * scale)
+            views = torch.stack([pixels, pixels.flip(-1)] if protocol.flip else [pixels])
+            for number, one in enumerate(predictor._logits(views)):
+                own = one.flip(-1) if number else one
+                total += F.interpolate(own[None], size, mode="bilinear", align_corners=False)[0].softmax(dim=0)
+    expected = total / (len(protocol.scales) * (1 + protocol.flip))
+    assert torch.equal(predictor._shares(image, protocol), expected)
+
+
 def test_the_crf_follows_the_mean(predictor):
     image = picture(24, 31)
     _, before = predictor.predict(image, probabilities=True, protocol=Protocol(FULL.scales, True))

@@ -62,6 +62,8 @@ def redone(before: Asked, after: Asked) -> dict[str, set[str]]:
 
 def another(key: str) -> object:
     """A value that differs from the default and is allowed."""
+    if key == "refine.votes":
+        return ("attention",)
     if key in ("clip.heads", "clip.mean", "clip.std"):
         return (2, 2) if key == "clip.heads" else (0.5, 0.5, 0.5)
     value, section, name = Config().flat()[key], *key.rpartition(".")[::2]
@@ -93,6 +95,7 @@ REDONE = {
     "clip.scale": ALL,
     "clip.max_patches": ALL, "clip.attention_blocks": AFTER_MAPS, "prompts": ALL, "seeds": ALL,
     "prototypes.phi": ALL, "prototypes.background_phi": ALL, "prototypes.region": ALL, "prototypes.refined": ALL,
+    "prototypes.features": ALL, "refine.votes": AFTER_MASKS,
     "prototypes.kind": AFTER_MAPS, "prototypes": ALL - {"regions"}, "refine": AFTER_MAPS, "crf": AFTER_MASKS,
     "looks": AFTER_MASKS, "par": AFTER_MASKS,
     "labels.background_exponent": AFTER_MAPS, "labels.confidence": AFTER_MASKS, "decoder": AFTER_NETWORK,
@@ -126,7 +129,7 @@ def test_a_changed_value_redoes_exactly(key):
 @pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key in KEYS if REDONE.get(key) != SHOWN])
 def test_a_changed_value_is_named_in_the_reasons(key):
-    if key.partition(".")[0] in PLACES:
+    if key.partition(".")[0] in PLACES or key == "refine.features":
         return
     after = asked(Config().with_values({key: another(key)}))
     first = compare(after, built(asked()), TARGETS).work[0]
@@ -138,6 +141,19 @@ def test_refined_regions_depend_on_the_refinement():
     config = Config().with_values({"prototypes.refined": True})
     for key in ("refine.rounds", "clip.attention_blocks"):
         assert redone(asked(config), asked(config.with_values({key: another(key)}))).keys() == ALL
+
+
+def test_the_other_encoder_s_weights_count_where_they_are_read():
+    plain = Config().with_values({"refine.features": "a folder"})
+    moved = plain.with_values({"refine.features": "elsewhere"})
+    assert redone(asked(plain, guide="one"), asked(moved, guide="one")).keys() == SHOWN, "the place does not count"
+    assert redone(asked(plain, guide="one"), asked(plain, guide="two")).keys() == AFTER_MAPS
+    refined = plain.with_values({"prototypes.refined": True})
+    assert redone(asked(refined, guide="one"), asked(refined, guide="two")).keys() == ALL
+    (maps, *_) = compare(asked(plain, guide="two"), built(asked(plain, guide="one")), TARGETS).work
+    assert maps.reasons == ("3 of them: another encoder in refine.features",)
+    bare = compare(asked(), There(), TARGETS).settings
+    assert not any("guide" in one for one in bare.values()), "settings of runs without one don't name it"
 
 
 def test_a_first_run_makes_everything_that_has_an_input():

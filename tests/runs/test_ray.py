@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,20 @@ def test_a_worker_makes_the_local_engines_bytes_in_memory(tree, learned, local, 
     folder = str(tree / "images" / "train")
     assert found == {name: reason.replace(folder, f"{store}/photos") for name, reason in wanted.items()}
     assert len(found) == 2
+
+
+def test_a_worker_with_another_encoder_makes_the_local_engines_bytes(tree, learned, dinov2_folder, tmp_path):
+    values = {"refine.features": str(dinov2_folder), "refine.votes": ("classes",), "looks.makers": ("gradcam", "sclip")}
+    local, fresh = (Path(shutil.copytree(learned, tmp_path / name)) for name in ("local", "fresh"))
+    with Run(local, config_of(tree, **values)) as run:
+        run.labels()
+    job, rows = bundle(tree, fresh, tmp_path / "maps", **values)
+    for place in job.folders.values():
+        Path(place).mkdir(parents=True, exist_ok=True)
+    sent = replace(job, labeller=pickle.loads(pickle.dumps(job.labeller)))
+    for one in rows:
+        list(scaleout.Worker(sent)(one))
+    assert maps_of(tmp_path / "maps") == maps_of(local)
 
 
 def test_a_worker_whose_device_computes_the_crfs_makes_the_same_bytes(tree, local, fresh, tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 
 from vpl.clip.model import FrozenClip
 from vpl.config import preset
+from vpl.edges.images import read_mask
 from vpl.method.views import View
 from vpl.runs.folder import ENCODINGS, clean
 from vpl.runs.shelf import Shelf
@@ -140,3 +141,40 @@ def test_what_a_kill_leaves_is_used_and_cleaned(tree, tmp_path):
     (folder / ENCODINGS).mkdir()
     (folder / ENCODINGS / "old").write_bytes(b"1234")
     assert clean(folder) == 4 and not (folder / ENCODINGS).exists()
+
+
+def test_the_other_encoder_s_answers_are_encodings_of_their_own(clip, dinov2, tmp_path):
+    shelf, views = Shelf(tmp_path / "kept", config_of(tmp_path).clip), [view(clip, seed) for seed in range(2)]
+    shelf.features(clip, views, ["a", "b"], [True, True])
+    first = shelf.guide(dinov2, views, (4, 5), ["a-dino", "b-dino"], [True, True])
+    assert shelf.encoded == 4 and first.shape == (2, 20, dinov2.width)
+    assert torch.equal(shelf.guide(dinov2, views, (4, 5), ["a-dino", "b-dino"], [True, True]), first)
+    assert shelf.encoded == 4
+    shelf.guide(dinov2, views, (4, 5), ["a-dino", "c-dino"], [False, False])
+    assert shelf.encoded == 6 and not (tmp_path / "kept/c-dino").exists()
+
+
+@pytest.mark.slow
+def test_a_run_with_another_encoder_has_the_bytes_of_a_notebook_and_counts_its_encodings(tree, dinov2_folder, tmp_path):
+    import vpl
+
+    guide = {"refine.features": str(dinov2_folder), "refine.votes": ["features"], "looks.makers": ["gradcam", "sclip"]}
+    config = config_of(tree, **guide)
+    with Run(tmp_path / "run", config) as run:
+        run.labels()
+    assert encoded(tmp_path / "run") == 2 * COUNT and not (tmp_path / "run" / ENCODINGS).exists()
+    with Run(tmp_path / "twice", config.with_values({"prototypes.refined": True})) as run:
+        run.labels()
+    assert encoded(tmp_path / "twice") == 2 * COUNT, "both passes read what was encoded once"
+    with Run(tmp_path / "bare", config_of(tree)) as run:
+        run.labels()
+    assert maps_of(tmp_path / "bare") != maps_of(tmp_path / "run")
+    model = vpl.VPL.of_run(tmp_path / "run")
+    lines = (tree / "train.csv").read_text().splitlines()[1:4]
+    for line in lines:
+        name, tags = line.split(",", 1)
+        made = model.segment(tree / "images/train" / name, tags.strip('"'))
+        stored = tmp_path / "run/labels" / f"{name.rpartition('.')[0]}.png"
+        assert np.array_equal(made.labels, read_mask(stored)), name
+    with Run(tmp_path / "run", config) as run:
+        assert not run.plan(["masks"])

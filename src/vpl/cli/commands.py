@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from vpl.cli import show
 from vpl.cli.parser import KEYS, parser
 from vpl.cli.show import bar, say
-from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, LookConfig, of_presets, preset, quality
+from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, of_presets, preset, quality
 from vpl.edges import legend, storage
 from vpl.errors import ConfigError
 from vpl.runs.plan import Plan, count_of, told
@@ -102,7 +102,7 @@ def _stage(given: argparse.Namespace) -> int:
         given.folder, config, device=given.device, image_workers=given.image_workers, progress=bar,
         relearn=given.relearn,
     )  # fmt: skip
-    tell = partial(_tell, looks=config.looks)
+    tell = partial(_tell, config=config)
     run.began = given.began
     with run:
         log.info("command: %s", given.command)
@@ -162,14 +162,17 @@ def _tell_of_the_list(run: Run) -> None:
             say(f"{kind}: {line}", aside=True)
 
 
-def _tell(plan: Plan, looks: LookConfig) -> None:
+def _tell(plan: Plan, config: Config) -> None:
     """The plan, before it is done, and what a photograph's looks cost."""
+    looks, guide = config.looks, config.refine.features if config.refine.guided else ""
     for line in told(plan):
         say(f"plan: {line}", aside=True)
     if plan.of("masks") and looks.vote:
         seen = f"{count_of(len(looks.scales), 'scale')}{', mirrored too' if looks.flip else ''}"
         cost = f"{looks.encodings:g} encoding{'' if looks.encodings == 1 else 's'}"
         say(f"plan: {', '.join(looks.makers)} look at each photograph at {seen}: {cost}", aside=True)
+    if guide and (plan.of("maps") or plan.of("masks")):
+        say(f"plan: {guide} looks, too, as often as the CLIP does: each of its encodings comes on top", aside=True)
 
 
 def _close(run: Run, out: str | None) -> int:

@@ -49,6 +49,7 @@ class Features:
         blocks: patch tokens (N, hw, width) float32 that leave each block, first block first; None if not asked for.
         last: the inside of the last block; None if not asked for.
         apart: (N, hw, hw) as `attention` of each of the last blocks alone, first block first; None if not asked for.
+        guide: (N, hw, E) float32, the same patches by another encoder (`views.guided`); None if not asked for.
     """
 
     grid: tuple[int, int]
@@ -57,6 +58,7 @@ class Features:
     blocks: tuple[Float[Tensor, "N hw width"], ...] | None
     last: LastBlock | None
     apart: tuple[Float[Tensor, "N hw hw"], ...] | None = None
+    guide: Float[Tensor, "N hw E"] | None = None
 
 
 ALIGNMENT = 64

@@ -92,7 +92,7 @@ def read(name: str, said: Said | None = None) -> Found:
             f"there is no file or folder {name}. Give pocket, a hub name such as openai/clip-vit-base-patch16, "
             "or the path of CLIP weights."
         )
-    return _read_folder(_from_hub(name), name, said)
+    return _read_folder(from_hub(name), name, said)
 
 
 def _chosen(files: Collection[str], config: Mapping) -> str | None:
@@ -101,7 +101,7 @@ def _chosen(files: Collection[str], config: Mapping) -> str | None:
     return theirs if theirs and (own is None or config.get("model_type") not in (CLIP, SIGLIP)) else own
 
 
-def _from_hub(name: str) -> Path:
+def from_hub(name: str) -> Path:
     """The local folder of a model of the Hugging Face hub with the needed files alone; where the hub does not answer,
     the folder of an earlier download."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download

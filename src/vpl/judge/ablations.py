@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vpl.config import Config, quality
+from vpl.config import PATCH_FEATURES, Config, quality
 from vpl.errors import ConfigError
 from vpl.presets import STANDARD
 
@@ -131,6 +131,28 @@ ABLATIONS: dict[str, Ablation] = {
             Setting.of("off", refine__enabled=False),
             Setting.of("without box", refine__enabled=True, refine__box=False),
             Setting.of("reference", refine__enabled=True, refine__box=True),
+        )),
+        Ablation("affinity", "What should seeds be spread along, and in which order?", (
+            Setting.of("attention", refine__affinity=("attention",)),
+            *(Setting.of(f"classes, {width:g} bits", refine__affinity=("classes",), refine__class_width=width)
+              for width in (0.03, 0.1, 0.3)),
+            Setting.of("classes of plain patches", refine__affinity=("classes",), refine__patches="plain"),
+            Setting.of("attention, then classes", refine__affinity=("attention", "classes")),
+            Setting.of("classes, then attention", refine__affinity=("classes", "attention")),
+        ), marked="attention"),
+        Ablation("votes", "Should what the makers of quality standard say be spread, too, and how far?", (
+            Setting.of("as they say it", looks__makers=_STANDARD),
+            Setting.of("attention", looks__makers=_STANDARD, refine__votes=("attention",)),
+            *(Setting.of(f"classes, {width:g} bits", looks__makers=_STANDARD, refine__votes=("classes",),
+                         refine__class_width=width) for width in (0.01, 0.03, 0.1, 0.3)),
+            Setting.of("classes, 0.03 bits, seeds too", looks__makers=_STANDARD, refine__votes=("classes",),
+                       refine__affinity=("attention", "classes"), refine__class_width=0.03),
+        )),
+        Ablation("features", "Which patch features should regions be pooled from?", (
+            *(Setting.of(name, prototypes__features=name) for name in PATCH_FEATURES),
+            *(Setting.of(f"{name}, its maker with them", prototypes__features=name,
+                         looks__makers=("gradcam", f"{name}-vision")) for name in PATCH_FEATURES[1:]),
+            Setting.of("sclip, its maker with texts", prototypes__features="sclip", looks__makers=("gradcam", "sclip")),
         )),
         Ablation("makers", "Which makers should vote, from one encoding?", (
             Setting.of("gradcam (one look)", looks__makers=("gradcam",)),

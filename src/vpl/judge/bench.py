@@ -22,18 +22,19 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vpl.classes import ClassSet
+from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import ClipConfig, Config
 from vpl.errors import VplError
 from vpl.machine import one_core_each, threads
 from vpl.method import prototypes
+from vpl.method.affinities import refined
 from vpl.method.lesson import Lesson, learn
 from vpl.method.looks import Seen, gathered, votes
 from vpl.method.masks import label_map, pseudo_mask
-from vpl.method.refine import refine_maps
 from vpl.method.regions import Regions, regions
 from vpl.method.seeds import seed_maps
-from vpl.method.views import View, encode
+from vpl.method.views import View, encode, guided
 from vpl.runs.stream import Stream, grid_at
 
 Cams = tuple[Float[Tensor, "_ h w"], ...]
@@ -172,6 +173,13 @@ class Bench:
 
         return self.once("text", config.prompts, make)
 
+    def guide(self, config: Config) -> FrozenDinov2 | None:
+        """The encoder of `refine.features`, where it is asked for."""
+        if not config.refine.guided:
+            return None
+        name = config.refine.features
+        return self.once("guide", name, lambda: FrozenDinov2.load(name, str(self.clip.device)), most=1)
+
     def _seeds(self, table: Float[Tensor, "P D"], scale: float, config: Config) -> Cams:
         count, kind, table = len(self.classes), config.seeds.kind, table.to(self.clip.device)
 
@@ -182,10 +190,14 @@ class Bench:
         return self.each(config.clip, make)
 
     def _refine(self, cams: Cams, config: Config) -> Cams:
-        return self.each(
-            config.clip,
-            lambda members, features: refine_maps(features.attention, [cams[one] for one in members], config.refine),
-        )
+        text, guide, count = self.text(config), self.guide(config), len(self.classes)
+
+        def make(members: tuple[int, ...], features: Features) -> list[Tensor]:
+            views = [self.views[number] for number in members]
+            seen, tags = guided(features, views, guide), [view.tags for view in views]
+            return refined(self.clip, seen, tags, [cams[one] for one in members], text, count, config.refine)
+
+        return self.each(config.clip, make)
 
     def text_seeds(self, config: Config) -> Cams:
         """Seeds from the text prototypes."""
@@ -242,7 +254,7 @@ class Bench:
         Args:
             scale: of the cosines: CLIP's own for text prototypes, 1/τI for vision prototypes.
         """
-        table = table.to(self.clip.device)
+        table, _, _ = table.to(self.clip.device), self.text(config), self.guide(config)  # once, before the threads
         return self.each(
             config.clip, lambda members, features: self.refined_of(members, features, table, scale, config)
         )
@@ -251,9 +263,10 @@ class Bench:
         self, members: tuple[int, ...], features: Features, table: Float[Tensor, "P D"], scale: float, config: Config
     ) -> list[Float[Tensor, "_ h w"]]:
         """The same of some images, by their features and a table on the device of the CLIP."""
-        tags = [self.views[number].tags for number in members]
-        cams = seed_maps(self.clip, features, tags, table, len(self.classes), scale, config.seeds.kind)
-        return refine_maps(features.attention, cams, config.refine)
+        views, count = [self.views[number] for number in members], len(self.classes)
+        features, tags = guided(features, views, self.guide(config)), [view.tags for view in views]
+        cams = seed_maps(self.clip, features, tags, table, count, scale, config.seeds.kind)
+        return refined(self.clip, features, tags, cams, self.text(config), count, config.refine)
 
     # ------------------------------------------------------------------ masks
 
@@ -298,10 +311,12 @@ class Bench:
         own, text = self.table(config)[0] if table is None else table, self.text(config)
         vision = None if config.prototypes.kind == "text" else own
 
+        guide = self.guide(config)
+
         def make(members: tuple[int, ...], features: Features) -> list[tuple[Tensor, ...]]:
             views = [self.views[number] for number in members]
-            tags = [view.tags for view in views]
-            return gathered(Seen(self.clip, features, tags, text, vision, len(self.classes), config), views)
+            seen, tags = guided(features, views, guide), [view.tags for view in views]
+            return gathered(Seen(self.clip, seen, tags, text, vision, len(self.classes), config, guide), views)
 
         return self.each(config.clip, make)
 

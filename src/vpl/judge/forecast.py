@@ -76,7 +76,7 @@ class _Trial(Run):
 
         device, workers = str(run.clip.device), run.image_workers
         super().__init__(folder, config, device=device, image_workers=workers, progress=measure)
-        self._clip = run.clip
+        self._clip, self._guide, self._guide_hash = run.clip, run.guide, run._guide_hash
         self._dataset = replace(run.dataset, samples=tuple(replace(one, mask=None) for one in samples))
 
 

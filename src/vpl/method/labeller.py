@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import Config
 from vpl.machine import Clock, unless_out_of_memory
 from vpl.method import looks, masks
-from vpl.method.refine import refine_maps
+from vpl.method.affinities import refined
 from vpl.method.seeds import seed_maps
-from vpl.method.views import View, encode
+from vpl.method.views import View, encode, guided
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Labeller:
         text: text prototypes, the classes' rows first, on the device of `clip`.
         vision: vision prototypes, or None where `prototypes.kind` is text.
         classes: number of foreground classes.
+        guide: the encoder of `refine.features`, where it is asked for.
         encoder: makes the encodings of looks at other scales and of mirror images; None: `clip`.
         clock: counts the seconds of encode, seeds, refine, looks, upsample and crf ("crf on device" where that computes
             it).
@@ -58,13 +60,14 @@ class Labeller:
     vision: Float[Tensor, "P D"] | None
     classes: int
     config: Config
+    guide: FrozenDinov2 | None = field(default=None, repr=False, compare=False)
     encoder: looks.Encoder | None = field(default=None, repr=False, compare=False)
     clock: Clock = field(default_factory=Clock, repr=False, compare=False)
 
     def drafts(self, views: Sequence[View], pseudo: bool) -> list[Draft]:
         """What `masks` needs of each view; their patch grids are equal. With `pseudo`, on a GPU also the CRFs."""
         with self.clock("encode"):
-            features = [encode(self.clip, views, self.config.clip)]
+            features = [guided(encode(self.clip, views, self.config.clip), views, self.guide)]
         return self.drafts_of(features.pop(), views, pseudo)  # which lets go of them before the CRFs
 
     def drafts_of(self, features: Features, views: Sequence[View], pseudo: bool) -> list[Draft]:
@@ -78,7 +81,7 @@ class Labeller:
                 scale = 1 / self.config.prototypes.image_temperature
                 last = cams["vision"] = seed_maps(self.clip, features, tags, self.vision, self.classes, scale, kind)
         with self.clock("refine"):
-            cams["refined"] = refine_maps(features.attention, last, self.config.refine)
+            cams["refined"] = refined(self.clip, features, tags, last, self.text, self.classes, self.config.refine)
             found = [Draft({name: cam[place].cpu() for name, cam in cams.items()}) for place in range(len(views))]
         if pseudo and self.config.looks.vote:
             with self.clock("looks"):
@@ -96,7 +99,7 @@ class Labeller:
     ) -> list[tuple[Tensor, ...]]:
         """What each look says of each view, on the CPU; GradCAM of the views as they are has spoken already."""
         tags = [view.tags for view in views]
-        first = looks.Seen(self.clip, features, tags, self.text, self.vision, self.classes, self.config)
+        first = looks.Seen(self.clip, features, tags, self.text, self.vision, self.classes, self.config, self.guide)
         return looks.gathered(first, views, self.encoder, {looks.PAPER: refined})
 
     def _pseudo(self, views: Sequence[View], cams: Sequence[Float[Tensor, "_ h w"]], drafts: Sequence[Draft]) -> list:

@@ -21,7 +21,7 @@ Letters: N images · K tags of one image · P prototypes · D joint width · h w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -31,16 +31,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import ClipConfig, Config, LookConfig
 from vpl.edges import images
 from vpl.errors import ConfigError
-from vpl.method import refine
+from vpl.method import affinities, refine
 from vpl.method.seeds import seed_maps
-from vpl.method.selfself import dense
-from vpl.method.views import View, encode
+from vpl.method.selfself import patches_of
+from vpl.method.views import View, encode, guided
 
-READS = ("grid", "patches", "attention", "last")
+READS = ("grid", "patches", "attention", "last", "guide")
 """Fields of `Features` that makers read; `blocks` is none of them."""
 CELLS_AT_ONCE = 2**25
 """An encoding of several images has at most this many cells of attention, or one image."""
@@ -59,6 +60,7 @@ class Seen:
             text's twice.
         classes: number of classes.
         config: as it was for this encoding; `clip.scale` is that of the look.
+        guide: the encoder of `refine.features`, where it is asked for.
     """
 
     clip: FrozenClip
@@ -68,6 +70,12 @@ class Seen:
     vision: Float[Tensor, "P D"] | None
     classes: int
     config: Config
+    guide: FrozenDinov2 | None = None
+
+    def spread(self, cams: Said) -> Said:
+        """Seeds spread along `refine.affinity` (METHOD.md 2)."""
+        config = self.config.refine
+        return affinities.refined(self.clip, self.features, self.tags, cams, self.text, self.classes, config)
 
     @property
     def table(self) -> tuple[Float[Tensor, "P D"], float]:
@@ -87,45 +95,38 @@ def gradcam(seen: Seen) -> Said:
     """The method's own seeds, refined (METHOD.md 1 and 2)."""
     table, scale = seen.table
     cams = seed_maps(seen.clip, seen.features, seen.tags, table, seen.classes, scale, seen.config.seeds.kind)
-    return refine.refine_maps(seen.features.attention, cams, seen.config.refine)
+    return seen.spread(cams)
 
 
-def similarity(seen: Seen, likeness: str = "", spread: bool = False, vision: bool = False) -> Said:
+def similarity(seen: Seen, likeness: str = "plain", spread: bool = False, vision: bool = False) -> Said:
     """Each patch's cosine with its tag's text prototype, min-max.
 
     Args:
-        likeness: of `selfself.LIKENESS`; "": patches as CLIP has them.
-        spread: along the attention, as GradCAM's maps are.
+        likeness: of `selfself.LIKENESS`; plain: patches as CLIP has them.
+        spread: as GradCAM's maps are.
         vision: with the prototypes that make the seeds.
     """
     table = seen.table[0] if vision else seen.text
-    patches = F.normalize(_patches(seen, likeness), dim=2)
+    patches = F.normalize(patches_of(seen.clip, seen.features, likeness), dim=2)
     maps = [table[list(own)].to(one) @ one.T for one, own in zip(patches, seen.tags, strict=True)]
     cams = [refine.minmax(one.unflatten(1, seen.features.grid)) for one in maps]
-    return refine.refine_maps(seen.features.attention, cams, seen.config.refine) if spread else cams
+    return seen.spread(cams) if spread else cams
 
 
-def matched(seen: Seen, likeness: str = "") -> Said:
+def matched(seen: Seen, likeness: str = "plain") -> Said:
     """Shares of tags and background words in each patch: softmax of its cosines with their texts, as CLIP scales them.
 
     Only as good as the CLIP's patches match words, which is what pre-training of pocket taught it.
     """
     found = []
-    for patches, own in zip(F.normalize(_patches(seen, likeness), dim=2), seen.tags, strict=True):
+    heard = F.normalize(patches_of(seen.clip, seen.features, likeness), dim=2)
+    for patches, own in zip(heard, seen.tags, strict=True):
         rows = seen.text[[*own, *range(seen.classes, len(seen.text))]].to(patches)
         likely = (seen.clip.logit_scale * patches @ rows.T).softmax(dim=1)
         background = likely[:, len(own) :].sum(dim=1, keepdim=True)
         shares = torch.cat([background, likely[:, : len(own)]], dim=1).T.unflatten(1, seen.features.grid)
         found.append(shares.float())
     return found
-
-
-def _patches(seen: Seen, likeness: str) -> Float[Tensor, "N hw D"]:
-    if not likeness:
-        return seen.features.patches
-    if seen.features.last is None:
-        raise ConfigError(f"the maker {likeness} reads the inside of the last block; encode with keep_last=True.")
-    return dense(seen.clip.image, seen.features.last, seen.features.grid, likeness)
 
 
 MAKERS: dict[str, Maker] = {
@@ -135,6 +136,10 @@ MAKERS: dict[str, Maker] = {
     "clearclip": partial(similarity, likeness="clearclip"),  # arXiv 2407.12442
     "naclip": partial(similarity, likeness="naclip"),  # arXiv 2404.08181
     "maskclip": partial(similarity, likeness="maskclip"),  # arXiv 2112.01071
+    "sclip-vision": partial(similarity, likeness="sclip", vision=True),  # with the prototypes that make the seeds
+    "clearclip-vision": partial(similarity, likeness="clearclip", vision=True),
+    "naclip-vision": partial(similarity, likeness="naclip", vision=True),
+    "maskclip-vision": partial(similarity, likeness="maskclip", vision=True),
     "words": matched,  # ours: needs patches that match words, as pocket's do
     "sclip-words": partial(matched, likeness="sclip"),
     "clearclip-words": partial(matched, likeness="clearclip"),
@@ -144,6 +149,8 @@ MAKERS: dict[str, Maker] = {
 """Name -> maker, with its source. A new one is one line."""
 OF_WORDS = frozenset(name for name in MAKERS if name.endswith("words"))
 """Makers that need background words: without them every patch would be a tag's."""
+SPREAD = frozenset({PAPER, "similarity"})
+"""Makers that spread their maps along `refine.affinity` themselves, and so not along `refine.votes`."""
 
 
 SPREAD = frozenset({PAPER, "similarity"})
@@ -170,6 +177,37 @@ def makers_of(config: LookConfig, background: int) -> dict[str, Maker]:
     return found
 
 
+# ---------------------------------------------------------------------------------------------------------------- looks
+@dataclass(frozen=True)
+class Look:
+    """One way to look at an image.
+
+    Attributes:
+        scale: of the image at the encoder, times its usual one.
+        mirrored: left to right.
+    """
+
+    scale: float
+    mirrored: bool = False
+
+    def turned(self, x: Float[Tensor, "*any w"]) -> Float[Tensor, "*any w"]:
+        """Pixels as this look has them, or what is said of them turned back: the same mirror."""
+        return x.flip(-1) if self.mirrored else x
+
+
+def looks_of(scales: Sequence[float], flip: bool) -> list[Look]:
+    """Every look, scale by scale, the image before its mirror image. `predict` looks in this order, too."""
+    return [Look(scale, mirrored) for scale in scales for mirrored in ((False, True) if flip else (False,))]
+
+
+def mean(shares: Iterable[Float[Tensor, "S H W"]]) -> Float[Tensor, "S H W"]:
+    """Mean of all looks' label shares, one in memory at a time: a vote, and the second protocol of METHOD.md 6."""
+    total, count = torch.zeros(()), 0
+    for one in shares:
+        total, count = total.add_(one) if count else one.clone(), count + 1
+    return total / count
+
+
 # ---------------------------------------------------------------------------------------------------------------- votes
 Encoder = Callable[[Sequence[View], ClipConfig], Features]
 """Several views of one patch grid, and how the encoder sees them -> their features."""
@@ -185,29 +223,44 @@ def gathered(
         encoder: makes the encodings of the other looks; None: the CLIP of `first`.
         known: answers of makers to `first` that are there already.
     """
-    looks, own = first.config.looks, first.config.clip
-    makers = makers_of(looks, len(first.text) - first.classes)
+    config, own = first.config.looks, first.config.clip
+    makers = makers_of(config, len(first.text) - first.classes)
     found: list[list[Tensor]] = [[] for _ in views]
-    for mirrored in (False, True) if looks.flip else (False,):
-        for scale in looks.scales:
-            if scale == 1.0 and not mirrored:
-                for name, maker in makers.items():
-                    for place, one in enumerate((known or {}).get(name) or maker(first)):
-                        found[place].append(one.cpu())
-                continue
-            seen = first.config.with_values({"clip.scale": own.scale * scale})
-            for members, features in _encoded(first.clip, views, seen.clip, mirrored, encoder):
-                look = replace(first, features=features, tags=[first.tags[one] for one in members], config=seen)
-                for maker in makers.values():
-                    for place, one in zip(members, maker(look), strict=True):
-                        found[place].append((one.flip(2) if mirrored else one).cpu())
+    for look in looks_of(config.scales, config.flip):
+        if look == Look(1.0):
+            for said in _answers(first, makers, known or {}):
+                for place, one in enumerate(said):
+                    found[place].append(one.cpu())
+            continue
+        other = first.config.with_values({"clip.scale": own.scale * look.scale})
+        for members, features in _encoded(first, views, other.clip, look, encoder):
+            seen = replace(first, features=features, tags=[first.tags[one] for one in members], config=other)
+            for said in _answers(seen, makers, {}):
+                for place, one in zip(members, said, strict=True):
+                    found[place].append(look.turned(one).cpu())
     return [tuple(one) for one in found]
 
 
+def _answers(seen: Seen, makers: Mapping[str, Maker], known: Mapping[str, Said]) -> Iterator[Said]:
+    """What each maker says of an encoding, spread along `refine.votes`."""
+    config = seen.config.refine
+    along = [
+        affinities.of(kind, seen.clip, seen.features, seen.tags, seen.text, seen.classes, config)
+        for kind in (config.votes if makers.keys() - SPREAD else ())
+    ]
+    for name, maker in makers.items():
+        said = known.get(name) or maker(seen)
+        for kind in () if name in SPREAD else along:
+            pairs = zip(said, kind, seen.tags, strict=True)
+            said = [affinities.followed(one, near, len(own)) for one, near, own in pairs]
+        yield said
+
+
 def _encoded(
-    clip: FrozenClip, views: Sequence[View], config: ClipConfig, mirrored: bool, encoder: Encoder | None
+    first: Seen, views: Sequence[View], config: ClipConfig, look: Look, encoder: Encoder | None
 ) -> Iterator[tuple[tuple[int, ...], Features]]:
     """Encodings of the views at another scale, those of equal patch grids together: their places, and features."""
+    clip = first.clip
     groups: dict[tuple[int, int], list[int]] = {}
     for place, view in enumerate(views):
         height, width = view.image.shape[:2]
@@ -217,8 +270,9 @@ def _encoded(
         step = max(1, CELLS_AT_ONCE // (h * w) ** 2)
         for start in range(0, len(members), step):
             these = tuple(members[start : start + step])
-            seen = [_as_look(views[place], mirrored) for place in these]
-            yield these, encoder(seen, config) if encoder else encode(clip, seen, config)
+            seen = [_as_look(views[place], look.mirrored) for place in these]
+            features = encoder(seen, config) if encoder else encode(clip, seen, config)
+            yield these, guided(features, seen, first.guide)
 
 
 def _as_look(view: View, mirrored: bool) -> View:
@@ -231,11 +285,8 @@ def votes(
     said: Sequence[Float[Tensor, "_ _ _"]], tags: int, size: tuple[int, int], config: LookConfig
 ) -> Float[Tensor, "S H W"]:
     """Mean label shares [background; tags] of what looks say of one view, at `size`; they sum to 1 at every pixel."""
-    total = torch.zeros(tags + 1, *size, device=said[0].device)
-    for one in said:
-        full = refine.upsample(one.float(), size)
-        total += full if len(one) == tags + 1 else _shares(full, config.exponents)
-    return total / len(said)
+    full = (refine.upsample(one.float(), size) for one in said)
+    return mean(one if len(one) == tags + 1 else _shares(one, config.exponents) for one in full)
 
 
 def _shares(full: Float[Tensor, "K H W"], exponents: Sequence[float]) -> Float[Tensor, "S H W"]:

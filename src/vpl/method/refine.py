@@ -1,5 +1,7 @@
 """Seeds spread along the attention (CLIP-ES's class-aware affinity), to [0, 1], to pixels: METHOD.md 1, 2. [ref]
 
+What else patches can be near by is affinities.py's.
+
     M ← attention; `rounds` times: columns / their sum, then rows / their sum; M ← (M + Mᵀ) / 2; M ← M M
     refined_k = (M with the columns outside boxes_k zeroed) · cam_k
 
@@ -22,7 +24,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from vpl.config import RefineConfig
-from vpl.errors import VplError
 
 MINMAX_EPS = 1e-7
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
@@ -85,18 +86,9 @@ def refine(affinity: Affinity, cam: Float[Tensor, "K h w"], box_threshold: float
 
 
 def refine_maps(
-    attention: Float[Tensor, "N hw hw"] | None, cams: Sequence[Float[Tensor, "_ h w"]], config: RefineConfig
+    affinities: Sequence[Affinity], cams: Sequence[Float[Tensor, "_ h w"]], config: RefineConfig
 ) -> list[Float[Tensor, "_ h w"]]:
-    """Seeds of N images spread along their attention and stretched to [0, 1]; the seeds themselves when it is off.
-
-    Raises:
-        VplError: the features came without attention.
-    """
-    if not config.enabled:
-        return list(cams)
-    if attention is None:
-        raise VplError("the features lack attention; encode the images with attention_blocks of at least 1.")
-    affinities = affinity(attention, config.rounds)
+    """Seeds of N images spread along their affinities, inside their boxes, and stretched to [0, 1]."""
     threshold = config.box_threshold if config.box else None
     return [minmax(refine(one, cam, threshold)) for one, cam in zip(affinities, cams, strict=True)]
 

@@ -1,7 +1,7 @@
 """Regions: where a text seed is sure of its tag, and what the frozen encoder says of that place (METHOD.md 3.1).
 
     region of tag k = { seed_k > Φ }      region of the background = { every seed < a low threshold }
-    x = unit( mean of the projected patch tokens in the region )
+    x = unit( mean of the projected patch tokens in the region )      tokens: as `prototypes.features` says
 
 Letters: K tags of one image · N regions · R = K + 1 regions of one image · D joint width · h w patch grid.
 """
@@ -19,6 +19,7 @@ from vpl.clip.model import Features, FrozenClip
 from vpl.config import PrototypeConfig
 from vpl.edges import images
 from vpl.method import prototypes
+from vpl.method.selfself import patches_of
 from vpl.method.views import View
 
 BACKGROUND_REGION = -1
@@ -76,16 +77,17 @@ def regions(
     Empty regions give no row. `image` regions are whole images, as InMaP has them, one row for each tag.
     """
     embeddings, numbers, owners = [], [], []
+    patches = patches_of(clip, features, config.features)
     for number, (view, cam) in enumerate(zip(views, cams, strict=True)):
         masks = _region_masks(cam, config)
         labels = torch.tensor([*view.tags, BACKGROUND_REGION])
         if config.region == "pooled":
-            rows, valid = prototypes.region_embeddings(features.patches[number], masks.flatten(1))
+            rows, valid = prototypes.region_embeddings(patches[number], masks.flatten(1))
         elif config.region == "masked":
             rows, valid = _masked_embeddings(clip, view, masks)
         else:
             whole = torch.ones_like(masks.flatten(1))
-            rows, valid = prototypes.region_embeddings(features.patches[number], whole)
+            rows, valid = prototypes.region_embeddings(patches[number], whole)
             valid = valid & (labels != BACKGROUND_REGION)
         embeddings.append(rows[valid].float().cpu())
         numbers.append(labels[valid.cpu()])

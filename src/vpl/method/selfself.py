@@ -28,6 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vpl.clip.block import CPU_SCORES_AT_ONCE, GPU_SCORES_AT_ONCE, LastBlock, activate, linear
+from vpl.clip.model import Features, FrozenClip
 from vpl.clip.towers import ImageTower
 from vpl.config import NACLIP_STD
 from vpl.errors import ConfigError
@@ -89,6 +90,19 @@ def dense(
         hidden = linear(block.up, block.ln2(y).to(last.qkv.dtype))
         y = y + linear(block.down, activate(hidden, block.activation))
     return tower.project(y[:, tower.first :])
+
+
+def patches_of(clip: FrozenClip, features: Features, name: str) -> Float[Tensor, "N hw D"]:
+    """Patch features of an encoding by name: "plain", as CLIP has them, or `dense`; not normalised.
+
+    Raises:
+        ConfigError: the encoding came without the inside of the last block, or the name is unknown.
+    """
+    if name == "plain":
+        return features.patches
+    if features.last is None:
+        raise ConfigError(f"patch features of {name} read the inside of the last block; encode with keep_last=True.")
+    return dense(clip.image, features.last, features.grid, name)
 
 
 def _heard(

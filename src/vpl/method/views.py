@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import ClipConfig
 from vpl.edges import images
@@ -51,3 +52,16 @@ def encode(clip: FrozenClip, views: Sequence[View], config: ClipConfig) -> Featu
     """One pass of the frozen encoder over views whose patch grids are equal."""
     pixels = [view.pixels if view.pixels is not None else pixels_of(clip, view, config) for view in views]
     return clip.encode(torch.stack(pixels), attention_blocks=config.attention_blocks)
+
+
+def guided(features: Features, views: Sequence[View], guide: FrozenDinov2 | None) -> Features:
+    """Features that hold what another encoder says of the same patches, where one is asked for and has not spoken."""
+    if guide is None or features.guide is not None:
+        return features
+    return replace(features, guide=guide_of(guide, views, features.grid))
+
+
+def guide_of(guide: FrozenDinov2, views: Sequence[View], grid: tuple[int, int]) -> Float[Tensor, "N hw E"]:
+    """Patch features of views by another encoder, on CLIP's patch grid."""
+    seen = [images.on_grid(view.image, grid, guide.patch, guide.mean, guide.std) for view in views]
+    return guide.patches(torch.stack(seen))

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, overload
@@ -33,7 +34,7 @@ from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import ConfigError, DataError, ModelError
 from vpl.machine import device_of, out_of_memory
-from vpl.method import crf
+from vpl.method import crf, looks
 from vpl.method.belonging import Belonging, Counting
 from vpl.method.metrics import Confusion
 from vpl.network import hub
@@ -183,17 +184,18 @@ class Predictor:
     @torch.no_grad()
     def _shares(self, image: UInt8[np.ndarray, "H W 3"], protocol: Protocol) -> Float[Tensor, "P H W"]:
         """Probabilities at the size of `image`, the mean over the protocol's views."""
+        return looks.mean(self._said(image, protocol))
+
+    def _said(self, image: UInt8[np.ndarray, "H W 3"], protocol: Protocol) -> Iterator[Float[Tensor, "P H W"]]:
+        """Probabilities of one look after the other, turned back, at the size of `image`."""
         card, size = self.card, image.shape[:2]
-        total = torch.zeros((len(self.classes) + 1, *size), device=self._device)
-        for scale in protocol.scales:
-            pixels = images.to_pixels(image, card.patch, card.mean, card.std, card.scale * scale)
-            views = torch.stack([pixels, pixels.flip(-1)] if protocol.flip else [pixels]).to(self._device)
+        for scale, group in itertools.groupby(looks.looks_of(protocol.scales, protocol.flip), lambda look: look.scale):
+            pixels, both = images.to_pixels(image, card.patch, card.mean, card.std, card.scale * scale), tuple(group)
+            views = torch.stack([look.turned(pixels) for look in both]).to(self._device)
             logits = torch.cat([self._logits(part) for part in views.split(self._views_at_once)])
-            for number, one in enumerate(logits):
-                own = one.flip(-1) if number else one
-                total += to_pixels(own[None], size)[0].softmax(dim=0)
+            for look, one in zip(both, logits, strict=True):
+                yield to_pixels(look.turned(one)[None], size)[0].softmax(dim=0)
             del logits
-        return total / (len(protocol.scales) * (1 + protocol.flip))
 
     def _logits(self, pixels: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N P gh gw"]:
         """Logits of a whole view; in windows where it is longer than `predict.window`."""

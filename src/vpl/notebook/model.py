@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from vpl import classes as class_sets
 from vpl.classes import ClassSet
+from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import FrozenClip
 from vpl.config import ClipConfig, Config, quality
 from vpl.edges import images as edge_images
@@ -232,7 +233,13 @@ class VPL:
         if not fitted and config.prototypes.kind == "vision":
             config = config.with_values({"prototypes.kind": "text"})
         text, vision = (torch.from_numpy(one).to(self.clip.device) for one in self._pair())
-        return Labeller(self.clip, text, vision if fitted else None, len(self._known()), config)
+        return Labeller(self.clip, text, vision if fitted else None, len(self._known()), config, self._guide)
+
+    @functools.cached_property
+    def _guide(self) -> FrozenDinov2 | None:
+        """The encoder of `refine.features`, where it is asked for."""
+        refine = self.config.refine
+        return FrozenDinov2.load(refine.features, str(self.clip.device)) if refine.guided else None
 
 
 def segment(

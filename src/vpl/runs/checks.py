@@ -22,7 +22,7 @@ from vpl.edges import images, storage
 from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import DataError, RunError
-from vpl.method import looks
+from vpl.method import affinities, looks
 from vpl.method.belonging import Counting
 from vpl.network import card, predict, train
 from vpl.sampling import evenly
@@ -53,6 +53,10 @@ def check_settings(config: Config, stages: Container[str], clip: FrozenClip, cla
         with torch.random.fork_rng(devices=[]):
             card.untrained(config.decoder, clip, len(classes))
         predict.full_protocol(config.predict)
+    if "masks" in stages or "maps" in stages:
+        words = len(classes.background) if config.prompts.background_words else 0
+        if "classes" in (*config.refine.affinity, *config.refine.votes):
+            affinities.check(len(classes), words)
     if "masks" in stages:
         background = len(classes.background) if config.prompts.background_words else 0
         made = looks.makers_of(config.looks, background)

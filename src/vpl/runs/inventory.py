@@ -69,6 +69,7 @@ def asked_of(
     split: str,
     relearn: bool,
     progress: Progress,
+    guide: str = "",
 ) -> Asked:
     """What a run shall hold.
 
@@ -76,6 +77,7 @@ def asked_of(
         held_out: samples of the validation split that have a truth mask.
         clip: digest of the weights and the tokenizer.
         folder: the run folder, whose exports are kept up to date.
+        guide: digest of the weights that `refine.features` names; "" where they are not asked for.
     """
     samples = dataset.samples
     bytes_of = contents.of([one.image for one in samples], progress, "look at photographs")
@@ -108,6 +110,7 @@ def asked_of(
         exports=tuple(one for one in EXPORTS if whole_place(folder, one).exists()),
         relearn=relearn,
         review=digest_of_teaching(folder),
+        guide=guide,
     )
 
 

@@ -44,7 +44,7 @@ def labeller(run: Opened) -> Labeller:
         )
     text, vision = (stored[key].to(run.clip.device) for key in ("text", "vision"))
     kind = run.config.prototypes.kind
-    return Labeller(run.clip, text, vision if kind == "vision" else None, len(run.classes), run.config)
+    return Labeller(run.clip, text, vision if kind == "vision" else None, len(run.classes), run.config, run.guide)
 
 
 def map_folders(run: Opened, pseudo: bool) -> dict[str, Path]:
@@ -82,7 +82,7 @@ def make(run: Opened, plan: Plan, work: Work, *, pseudo: bool) -> None:
 
     def drafts(these: list[Sample], views: list[View]) -> list[Draft]:
         with maker.clock("encode"):
-            features = [run.encode(these, views)]
+            features = [run.encode(these, views, guided=True)]
         return maker.drafts_of(features.pop(), views, pseudo)  # which lets go of them before the CRFs
 
     words, encoded = "pseudo-masks" if pseudo else "seeds", run.shelf.encoded

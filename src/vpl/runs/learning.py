@@ -22,8 +22,8 @@ from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError
 from vpl.machine import Clock
 from vpl.method import gap, prototypes
+from vpl.method.affinities import refined
 from vpl.method.lesson import Lesson, learn
-from vpl.method.refine import refine_maps
 from vpl.method.regions import Regions, regions
 from vpl.method.seeds import seed_maps
 from vpl.method.views import View
@@ -108,12 +108,12 @@ def _survey(
     def work(these: list[Sample], views: list[View]) -> Regions:
         tags = [view.tags for view in views]
         with clock("encode"):
-            features = run.encode(these, views, keep)
+            features = run.encode(these, views, keep, guided=config.prototypes.refined)
         with clock("seeds"):
             cams = seed_maps(run.clip, features, tags, there[0], count, scale, config.seeds.kind)
         if config.prototypes.refined:
             with clock("refine"):
-                cams = refine_maps(features.attention, cams, config.refine)
+                cams = refined(run.clip, features, tags, cams, there[1], count, config.refine)
         with clock("regions"):
             return regions(run.clip, features, views, cams, there[1], count, config.prototypes)
 

@@ -10,11 +10,13 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
+from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import Config, DataConfig
 from vpl.edges import storage
@@ -73,6 +75,8 @@ class Opened(RunFolder):
         self.relearn = relearn
         self.makers = dict(makers or {})
         self._clip: FrozenClip | None = None
+        self._guide: FrozenDinov2 | None = None
+        self._guide_hash = ""
         self._stream: Stream | None = None
         self._shelf: Shelf | None = None
         self._dataset: Dataset | None = None
@@ -136,6 +140,14 @@ class Opened(RunFolder):
         return self._clip
 
     @property
+    def guide(self) -> FrozenDinov2 | None:
+        """The encoder of `refine.features`, loaded on first use; None where it is not asked for."""
+        if self._guide is None and self.config.refine.guided:
+            self._guide = FrozenDinov2.load(self.config.refine.features, str(self.clip.device))
+            self._guide_hash = self._guide.weights_hash
+        return self._guide
+
+    @property
     def stream(self) -> Stream:
         """The pipeline around the run's CLIP."""
         if self._stream is None:
@@ -149,15 +161,23 @@ class Opened(RunFolder):
             self._shelf = Shelf(self.folder / ENCODINGS, self.config.clip)
         return self._shelf
 
-    def encode(self, samples: Sequence[Sample], views: Sequence[View], keep: Container[str] = ()) -> Features:
+    def encode(
+        self, samples: Sequence[Sample], views: Sequence[View], keep: Container[str] = (), *, guided: bool
+    ) -> Features:
         """Features of photographs of one patch grid, once encoded or taken from the shelf.
 
         Args:
             keep: ids of those that are needed again.
+            guided: with what the encoder of `refine.features` says, where it is asked for.
         """
         made_by = f"{self._encoding}-{self.config.clip.attention_blocks}-{self.clip.device.type}"
         keys = [f"{self._content_of[one.id]}-{made_by}" for one in samples]
-        return self.shelf.features(self.clip, views, keys, [one.id in keep for one in samples])
+        kept = [one.id in keep for one in samples]
+        features = self.shelf.features(self.clip, views, keys, kept)
+        if not guided or self.guide is None:
+            return features
+        keys = [f"{one}-{self._guide_hash[:16]}" for one in keys]
+        return replace(features, guide=self.shelf.guide(self.guide, views, features.grid, keys, kept))
 
     @property
     def contents(self) -> Contents:
@@ -220,6 +240,7 @@ class Opened(RunFolder):
             split=split_of(self.config.data),
             relearn=self.relearn,
             progress=self.progress,
+            guide=self._guide_hash if self.guide else "",
         )
         self._encoding = encoding_of(asked)
         self._content_of = {one.id: one.content for one in asked.photographs}

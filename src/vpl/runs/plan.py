@@ -61,6 +61,14 @@ _TRAIN = (
     "momentum", "weight_decay", "power", "online", "online_from", "online_temperature", "precision",
     "loss", "affinity", "affinity_radius", "warmup", "online_labels", "online_layers",
 )  # fmt: skip
+_REFINE = tuple(
+    f"refine.{name}"
+    for name in (
+        "enabled", "rounds", "box", "box_threshold", "affinity", "patches", "class_width", "feature_width",
+    )
+)  # fmt: skip
+_WHERE_ASKED = ("review", "guide")
+"""Inputs that few runs have: where there is none, the settings don't name them."""
 
 MASK_EXPORTS = ("voc", "coco", "coco-parts", "cvat", "yolo", "yolo-seg", "labelstudio", "labelstudio-parts")
 
@@ -79,7 +87,10 @@ STAGES: dict[str, Stage] = {
             "regions",
             "region embeddings",
             each=True,
-            values=("seeds", *(f"prototypes.{name}" for name in ("phi", "background_phi", "region", "refined"))),
+            values=(
+                "seeds",
+                *(f"prototypes.{name}" for name in ("phi", "background_phi", "region", "features", "refined")),
+            ),
             after=("encoding", "text"),
         ),
         Stage(
@@ -93,12 +104,18 @@ STAGES: dict[str, Stage] = {
             "maps",
             "label maps of the seeds",
             each=True,
-            values=("prototypes.kind", "clip.attention_blocks", "refine", "labels.background_exponent"),
+            values=("prototypes.kind", "clip.attention_blocks", *_REFINE, "labels.background_exponent"),
             also=("seeds",),
-            inputs=("colors",),
+            inputs=("colors", "guide"),
             after=("encoding", "text", "prototypes"),
         ),
-        Stage("masks", "pseudo-masks", each=True, values=("looks", "par", "crf", "labels.confidence"), after=("maps",)),
+        Stage(
+            "masks",
+            "pseudo-masks",
+            each=True,
+            values=("looks", "refine.votes", "par", "crf", "labels.confidence"),
+            after=("maps",),
+        ),
         Stage(
             "network",
             "network",
@@ -128,7 +145,7 @@ STAGES: dict[str, Stage] = {
 }
 """In the order of the work."""
 
-PLACES = ("data", "validation", "clip.model")
+PLACES = ("data", "validation", "clip.model", "refine.features")
 """Values that say where inputs lie. What is found there counts, not the place."""
 FREE = ("clip.batch", "clip.keep_gb", "train.checkpoint_every")
 """Values that change how the work is done and no result, but for rounding on a GPU; so do --device and --workers."""
@@ -173,6 +190,7 @@ class Asked:
         left_out: digest of the lines of the list that could not be used.
         exports: those of `EXPORTS` that the run folder holds.
         review: digest of what people rejected and painted (review.py); "" where nothing is.
+        guide: digest of the weights that `refine.features` names; "" where they are not asked for.
         relearn: learn prototypes and network again, also where only photographs or tags have changed.
     """
 
@@ -187,6 +205,7 @@ class Asked:
     exports: tuple[str, ...] = ()
     relearn: bool = False
     review: str = ""
+    guide: str = ""
 
     @cached_property
     def has_truth(self) -> bool:
@@ -296,7 +315,7 @@ def reads(stage: str, config: Config) -> tuple[str, ...]:
     rows = STAGES[stage].values + STAGES[stage].also
     if stage == "prototypes" and not learns(config):  # a file of text prototypes alone
         return ()
-    return (*rows, "refine", "clip.attention_blocks") if stage == "regions" and config.prototypes.refined else rows
+    return (*rows, *_REFINE, "clip.attention_blocks") if stage == "regions" and config.prototypes.refined else rows
 
 
 def matches(key: str, row: str) -> bool:
@@ -337,7 +356,8 @@ def settings_of(stage: str, asked: Asked, made: Mapping[str, str]) -> dict[str, 
     for key, value in flat.items():
         if any(matches(key, row) for row in rows):
             found[key] = list(value) if isinstance(value, tuple) else value
-    found |= {name: getattr(asked, name) for name in STAGES[stage].inputs if name != "review" or asked.review}
+    inputs = STAGES[stage].inputs + (("guide",) if stage == "regions" and asked.config.prototypes.refined else ())
+    found |= {name: getattr(asked, name) for name in inputs if name not in _WHERE_ASKED or getattr(asked, name)}
     for earlier in before(stage, asked.config):
         if STAGES[earlier].each or earlier in VIRTUAL:
             found |= settings_of(earlier, asked, made)
@@ -485,7 +505,8 @@ def described(old: Mapping[str, object] | None, new: Mapping[str, object]) -> st
 
 _CHANGES = {
     "clip": "another CLIP", "classes": "other classes", "colors": "other colours", "truth": "other truth masks",
-    "held_out": "other held-out photographs or masks", "split": "another split", "left_out": "other lines left out",
+    "guide": "another encoder in refine.features", "held_out": "other held-out photographs or masks",
+    "split": "another split", "left_out": "other lines left out",
 }  # fmt: skip
 
 

@@ -140,7 +140,9 @@ class Worker:
             raise RunError(f"this worker has other versions than the driver: {', '.join(other)}; make them equal.")
         clip = given.clip.prepare(self.job.device, given.config.clip.precision)
         vision = None if given.vision is None else aligned(given.vision.to(clip.device))
-        return dataclasses.replace(given, clip=clip, text=aligned(given.text.to(clip.device)), vision=vision)
+        guide = None if given.guide is None else given.guide.prepare(self.job.device)
+        text = aligned(given.text.to(clip.device))
+        return dataclasses.replace(given, clip=clip, text=text, vision=vision, guide=guide)
 
     def _label(self, window: Sequence[Photograph], part: int, parts: int) -> Iterator[Done]:
         self._see_folders()
@@ -364,7 +366,8 @@ def _portable(labeller: Labeller) -> Labeller:
     clip._tokenizer = None
     clip = copy.deepcopy(clip).to("cpu")
     vision = None if labeller.vision is None else labeller.vision.cpu()
-    return dataclasses.replace(labeller, clip=clip, text=labeller.text.cpu(), vision=vision)
+    guide = None if labeller.guide is None else copy.deepcopy(labeller.guide).to("cpu")
+    return dataclasses.replace(labeller, clip=clip, text=labeller.text.cpu(), vision=vision, guide=guide)
 
 
 # ------------------------------------------------------------------ Ray

@@ -19,13 +19,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip, Trunk
 from vpl.config import ClipConfig
-from vpl.method.views import View, pixels_of
+from vpl.method.views import View, guide_of, pixels_of
 
 log = logging.getLogger("vpl")
 
@@ -68,16 +70,41 @@ class Shelf:
                 self.encoded += len(views)
             for place, key in enumerate(keys):
                 if keep is not None and keep[place]:
-                    self._put(key, trunk, place)
+                    self._put(key, _tensors(trunk, place))
         return clip.resume(trunk)
+
+    def guide(
+        self,
+        guide: FrozenDinov2,
+        views: Sequence[View],
+        grid: tuple[int, int],
+        keys: Sequence[str],
+        keep: Sequence[bool],
+    ) -> Float[Tensor, "N hw E"]:
+        """What another encoder says of the same patches: an encoding of its own, kept and counted as such.
+
+        Args:
+            grid: (h, w) of all views.
+            keys: as for `features`.
+            keep: which ones to keep.
+        """
+        found = [_read(self.folder / key) for key in keys]
+        there = [one["guide"] for one in found if one is not None and "guide" in one]
+        if len(there) == len(views):
+            return torch.stack(there).to(guide.device)
+        made = guide_of(guide, views, grid)
+        with self._lock:
+            self.encoded += len(views)
+        for key, one, kept in zip(keys, made, keep, strict=True):
+            if kept:
+                self._put(key, {"guide": one})
+        return made
 
     def clear(self) -> None:
         """Forget everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _put(self, key: str, trunk: Trunk, place: int) -> None:
-        tensors = {"residual": trunk.residual[place], "grid": torch.tensor([*trunk.grid, trunk.averaged])}
-        tensors |= {f"sum{number}": one[place] for number, one in enumerate(trunk.sums)}
+    def _put(self, key: str, tensors: dict[str, Tensor]) -> None:
         size = sum(one.numel() * one.element_size() for one in tensors.values())
         with self._lock:
             if size > self._room:
@@ -110,6 +137,12 @@ class Shelf:
         }
         residual = stacked.pop("residual")
         return Trunk((h, w), residual, tuple(stacked.values()), averaged)
+
+
+def _tensors(trunk: Trunk, place: int) -> dict[str, Tensor]:
+    """One image of a trunk."""
+    tensors = {"residual": trunk.residual[place], "grid": torch.tensor([*trunk.grid, trunk.averaged])}
+    return tensors | {f"sum{number}": one[place] for number, one in enumerate(trunk.sums)}
 
 
 def _read(path: Path) -> dict[str, Tensor] | None:
