@@ -1,6 +1,7 @@
 """What looks bring: pseudo-masks of the paper's one look, of each maker alone, of committees, and of each quality.
 
 python benchmarks/looks.py measure demo     three sets of 60 scenes; what is measured already is kept
+python benchmarks/looks.py measure web-flat web-photo web-ink --sets 1 --scenes 40     on which values were chosen
 python benchmarks/looks.py table            the tables of docs/how-to/quality.md
 
 A style that is not of pre-training (demo, sketch, night, pastel) has chosen nothing here; the web styles did. Raw
@@ -28,8 +29,9 @@ RESULTS = Path(__file__).parent / "results"
 SETS, SCENES, SIDE = 3, 60, 128
 TRAINING_FREE = ("gradcam", "sclip", "naclip")
 FOUR = (*TRAINING_FREE, "maskclip-words")
-CLASSES: dict[str, object] = {"refine.votes": ("classes",), "refine.class_width": 0.01}
-VISION = ("gradcam", "sclip-vision", "naclip-vision", "maskclip-words")
+ALONG: dict[str, object] = {"refine.affinity": ("classes",)}
+VOTES: dict[str, object] = {"refine.votes": ("classes",), "refine.class_width": 0.01}
+SCLIP: dict[str, object] = {"prototypes.features": "sclip"}
 SETTINGS: dict[str, dict[str, object]] = {
     "paper": {},
     "paper, PAR": {"par.rounds": 5},
@@ -43,17 +45,21 @@ SETTINGS: dict[str, dict[str, object]] = {
     "standard without gradcam": quality("standard") | {"looks.makers": FOUR[1:]},
     **{name: quality(name) for name in QUALITY},
     "best without words": quality("best") | {"looks.makers": TRAINING_FREE},
-    "paper, seeds along classes": {"refine.affinity": ("classes",)},
+    "paper, seeds along classes": ALONG,
     "paper, along attention, then classes": {"refine.affinity": ("attention", "classes")},
     "paper, along classes, then attention": {"refine.affinity": ("classes", "attention")},
-    "standard, votes along classes": quality("standard") | CLASSES,
-    "standard without words, votes along classes": quality("standard") | {"looks.makers": TRAINING_FREE} | CLASSES,
-    "best, votes along classes": quality("best") | CLASSES,
-    "best without words, votes along classes": quality("best") | {"looks.makers": TRAINING_FREE} | CLASSES,
+    "standard, seeds along classes": quality("standard") | ALONG,
+    "standard without words, seeds along classes": quality("standard") | {"looks.makers": TRAINING_FREE} | ALONG,
+    "best, seeds along classes": quality("best") | ALONG,
+    "best without words, seeds along classes": quality("best") | {"looks.makers": TRAINING_FREE} | ALONG,
+    "standard, votes along classes": quality("standard") | VOTES,
+    "best, votes along classes": quality("best") | VOTES,
     **{f"paper, regions of {name}": {"prototypes.features": name} for name in PATCH_FEATURES[1:]},
-    "standard, regions of sclip": quality("standard") | {"prototypes.features": "sclip"},
-    "standard, regions of sclip, makers with vision prototypes": quality("standard")
-    | {"prototypes.features": "sclip", "looks.makers": VISION},
+    "standard, regions of sclip": quality("standard") | SCLIP,
+    "standard, vision prototypes of sclip": quality("standard")
+    | SCLIP
+    | {"looks.makers": ("gradcam", "sclip-vision", "naclip-vision", "maskclip-words")},
+    "standard and sclip-vision": quality("standard") | SCLIP | {"looks.makers": (*FOUR, "sclip-vision")},
 }
 """Name -> values beside those of the preset scenes."""
 
@@ -69,7 +75,7 @@ def scores(bench: Bench, truths: tuple[np.ndarray, ...], config: Config) -> dict
     return found
 
 
-def measure(style: str, sets: int, count: int) -> None:
+def measure(style: str, sets: int, count: int, only: str = "") -> None:
     path, base, clip = RESULTS / f"looks-{style}.json", preset("scenes"), FrozenClip.load("pocket", "cpu")
     facts = {"style": style, "scenes": count, "side": SIDE, "clip": clip.weights_hash}
     kept = json.loads(path.read_text()) if path.exists() else {}
@@ -79,7 +85,7 @@ def measure(style: str, sets: int, count: int) -> None:
         material = Scenes(style, count, SIDE).load(number)
         bench = Bench(clip, material.classes, material.views, workers=1)
         for name, values in SETTINGS.items():
-            if (name, number, json.dumps(values)) in done:
+            if only not in name or (name, number, json.dumps(values)) in done:
                 continue
             start = time.perf_counter()
             made = scores(bench, material.truths, base.with_values(values))
@@ -112,9 +118,10 @@ if __name__ == "__main__":
     arguments.add_argument("styles", nargs="*", default=["demo", "sketch", "night"])
     arguments.add_argument("--sets", type=int, default=SETS)
     arguments.add_argument("--scenes", type=int, default=SCENES)
+    arguments.add_argument("--only", default="", help="settings whose names hold this")
     given = arguments.parse_args()
     if given.what == "table":
         print(table(given.styles))
     else:
         for one in given.styles:
-            measure(one, given.sets, given.scenes)
+            measure(one, given.sets, given.scenes, given.only)

@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--sizes", nargs="+", default=["640x480", "500x375"], help="WIDTHxHEIGHT")
     parser.add_argument("--tags", nargs="+", type=int, default=[1, 3, 6])
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
     given = parser.parse_args()
     if given.quick:
@@ -87,7 +88,11 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     machine = Machine(torch.device(given.device), given.batch or (16 if given.device == "cuda" else 1))
     models = Models.of(machine.device)
-    found = [case for size in given.sizes for case in measure(machine, models, size, given.tags, given.repeats)]
+    found = [
+        case
+        for size in given.sizes
+        for case in measure(machine, models, size, given.tags, given.repeats, given.precisions)
+    ]
     facts = {
         "date": date.today().isoformat(),
         "device": machine.name(),
@@ -99,7 +104,8 @@ def main() -> None:
     given.results.mkdir(exist_ok=True)
     path = given.results / f"stages-{machine.device.type}.json"
     known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    kept = [case for case in known if case["size"] not in given.sizes or case["tags"] not in given.tags]
+    made = {(case["size"], case["tags"], case["precision"]) for case in found}
+    kept = [case for case in known if (case["size"], case["tags"], case["precision"]) not in made]
     cases = kept + [case | {"machine": facts} for case in found]
     path.write_text(json.dumps(cases, indent=1) + "\n", encoding="utf-8")
     print(table(cases))
@@ -202,7 +208,9 @@ class Models:
         return cls(theirs.vision_model.to(device), ours, guide)
 
 
-def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], repeats: int) -> list[dict]:
+def measure(
+    machine: Machine, models: Models, size: str, tag_counts: list[int], repeats: int, precisions: list[str]
+) -> list[dict]:
     """One case for each number of tags and precision: seconds an image, floors, peaks."""
     width, height = (int(side) for side in size.split("x"))
     clip, count = models.ours["float32"], machine.batch
@@ -222,10 +230,10 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
 
         pixels = torch.stack([read().pixels] * count).to(machine.device)
         calls: dict[tuple, Callable[[], object]] = {("read",): read}
-        for precision in PRECISIONS:
+        for precision in precisions:
             calls["sdpa encoder", precision] = lambda p=precision: sdpa(models.theirs, pixels, p)
         tables = {tags: torch.cat([prototypes[:tags], prototypes[-BACKGROUND:]]) for tags in tag_counts}
-        for precision in PRECISIONS:  # in the order of a run, so that caches hold what they would hold there
+        for precision in precisions:  # in the order of a run, so that caches hold what they would hold there
             own = models.ours[precision]
             calls["encode", precision] = lambda own=own: own.encode(pixels, CONFIG.clip.attention_blocks)
             features = own.encode(pixels, CONFIG.clip.attention_blocks)
@@ -280,10 +288,10 @@ def measure(machine: Machine, models: Models, size: str, tag_counts: list[int], 
     medians = {name: statistics.median(taken) for name, taken in runs.items()}
     for name, taken in medians.items():
         print(f"{size} {' '.join(map(str, name))}: {1 / taken:.3f} images/s, peak {peaks[name]:.0f} MB", flush=True)
-    rates = {precision: rate_of(machine, clip, pixels, getattr(torch, precision)) for precision in PRECISIONS}
+    rates = {precision: rate_of(machine, clip, pixels, getattr(torch, precision)) for precision in precisions}
     cases = []
     for tags in tag_counts:
-        for precision in PRECISIONS:
+        for precision in precisions:
             names = {stage: key_of(stage, precision, tags) for stage in STAGES}
             floors = floor(machine, models, (height, width), tags, rates, precision)
             encoder, others = medians["encode", precision], medians["looks", precision, tags]
