@@ -193,7 +193,7 @@ def test_the_words_of_voc_and_coco_are_clip_es_s():
     assert "helmet" in coco.background and not {"keyboard", "sign"} & set(coco.background)
 
 
-@pytest.mark.parametrize("name", ["", " ", 3])
+@pytest.mark.parametrize("name", ["", " "])
 def test_a_class_has_a_name(name):
     with pytest.raises(DataError, match="has no name"):
         ClassSet(("dog", name))

@@ -33,8 +33,9 @@ from vpl.config import Config, CrfConfig, DataConfig, DecoderConfig, PredictConf
 from vpl.edges import images
 from vpl.edges.datasets import open_dataset
 from vpl.edges.outputs import NAME, Made
-from vpl.edges.truth import read_truth
+from vpl.edges.truth import Drawings, Meaning, Values, read_truth
 from vpl.errors import ModelError, VplError
+from vpl.exports.coco import rle
 from vpl.network.card import Card
 from vpl.runs import files, records
 from vpl.runs.state import State
@@ -88,6 +89,15 @@ COCO = {
     "annotations": [{"image_id": 1, "category_id": 3}],
     "categories": [{"id": 3, "name": "dog"}],
 }
+TRUTH = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 9, "height": 7}],
+    "annotations": [
+        {"image_id": 1, "category_id": 3, "iscrowd": 0, "segmentation": [[1, 1, 6, 1, 6, 5, 1, 5]]},
+        {"image_id": 1, "category_id": 4, "iscrowd": 1, "segmentation": {"size": [7, 9], "counts": [60, 3]}},
+        {"image_id": 1, "category_id": 4, "iscrowd": 0, "segmentation": rle(np.eye(7, 9, dtype=bool))},
+    ],
+    "categories": [{"id": 3, "name": "dog"}, {"id": 4, "name": "cat"}],
+}
 RUN = {"data": {"hash": "a", "images": 1, "problems": []}, "clip": {"name": "p", "hash": "b"},
        "stages": {"train": {"seconds": 1.0, "images": 1}}, "failures": [{"id": "a", "reason": "b", "stage": ""}],
        "versions": {"vpl": "1"}}  # fmt: skip
@@ -108,6 +118,15 @@ def dataset(name: str, format: str, **values: str) -> Callable[[Path], object]:
         )
 
     return read
+
+
+def drawn(path: Path) -> object:
+    values = Drawings(path, Meaning("labels", "data.mask_values", ClassSet(("dog", "cat")))).of("a")
+    return values and read_truth(path, values)
+
+
+def label_map(path: Path) -> object:
+    return Meaning(str(path), "data.mask_values", ClassSet(("dog", "cat"))).of(())
 
 
 def state(path: Path) -> object:
@@ -133,6 +152,7 @@ def torch_file() -> bytes:
     return packed.getvalue()
 
 
+EVERY = Values(tuple((number, number % 3) for number in range(256)))
 TENSORS = {"text": torch.ones(2, 4), "vision": torch.ones(2, 4)}
 REGIONS = {"embeddings": torch.ones(2, 4), "class": torch.tensor([0, -1]), "sample": torch.zeros(2, dtype=torch.long),
            "tag_ranks": torch.ones(1)}  # fmt: skip
@@ -143,7 +163,11 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     },
     "photograph in 16 bits": ("a.png", picture("PNG", "I;16"), images.read_image),
     "mask": ("a.png", picture("PNG", "P"), images.read_mask),
-    "truth mask": ("a.png", picture("PNG", "L"), lambda path: read_truth(path, bytes(256))),
+    "truth mask": ("a.png", picture("PNG", "L"), lambda path: read_truth(path, EVERY)),
+    "truth JSON": ("t.json", json.dumps(TRUTH).encode(), drawn),
+    "label map": ("labelmap.txt", b"# label:color_rgb:parts:actions\ndog:1,2,3::\ncat:4,5,6::\n", label_map),
+    "label map CSV": ("map.csv", b"value,name\n1,dog\n7,cat\n", label_map),
+    "label map TOML": ("map.toml", b'[[class]]\nname = "dog"\nvalue = 3\n', label_map),
     "tags CSV": ("t.csv", b"file_name,tags\na.jpg,dog;cat\n", dataset("csv", "folder")),
     "tags JSONL": ("t.jsonl", b'{"file_name": "a.jpg", "tags": ["dog"]}\n', dataset("jsonl", "folder")),
     "tags JSON": ("t.json", b'{"a.jpg": ["dog", "cat"]}', dataset("json", "folder")),
@@ -217,6 +241,14 @@ def fields_of_config():
             yield from (
                 (f"{section.name}.{one.name}", hints[one.name], one.metadata) for one in dataclasses.fields(kind)
             )
+
+
+@pytest.mark.parametrize(
+    "setting", ["9" * 5000 + "=dog", "\u0663=dog", "=", "*=", "#=dog", "a=b", "254", "labels,ids", "\ud800=dog"]
+)
+def test_a_meaning_of_masks_is_one_or_a_sentence(setting):
+    with contextlib.suppress(VplError):
+        Meaning(setting, "data.mask_values", ClassSet(("dog", "cat"))).of(("dog",))
 
 
 def test_every_number_has_both_bounds():

@@ -736,7 +736,9 @@ LOOKS = {
 @pytest.mark.parametrize("name", LOOKS)
 def test_a_preprocessor_config_of(folder, name):
     _changed(folder, "preprocessor_config.json", lambda tree: tree.update(LOOKS[name]))
-    with pytest.raises(ModelError, match=r"of preprocessor_config\.json is .*; expected three numbers, such as"):
+    with pytest.raises(
+        ModelError, match=r"of preprocessor_config\.json is .*; expected three numbers from .*, such as"
+    ):
         load(folder)
 
 

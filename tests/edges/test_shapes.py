@@ -62,3 +62,9 @@ def test_several_polygons_are_one_object_and_two_classes_on_one_pixel_are_ignore
 def test_malformed_shapes_are_told(given, words):
     with pytest.raises(DataError, match=words):
         pixels(given, 3, 5)
+
+
+def test_a_border_as_long_as_a_wish_takes_no_memory():
+    far = [[-(2.0**20), 0, 2.0**20, 1] * 50]
+    with pytest.raises(DataError, match="longer than any in a photograph"):
+        pixels(far, 10, 10)

@@ -7,8 +7,10 @@ import math
 
 import pytest
 
+from vpl.config import Config
 from vpl.errors import RunError
 from vpl.runs import records
+from vpl.runs.folder import RunFolder
 
 RUN = {
     "data": {"hash": "a", "images": 3, "split": "train", "problems": ["one"]},
@@ -89,3 +91,13 @@ def test_choices_are_numbers_of_the_configuration(tmp_path):
 def test_numbers_are_finite_and_of_a_size_that_a_run_can_have(value):
     assert not records.is_number(value)
     assert records.is_number(-1.5) and records.is_number(10**12)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_every_seed_of_a_configuration_is_one_of_a_record(tmp_path, seed):
+    config = Config().with_values({"seed": seed})
+    with RunFolder(tmp_path / "run", config) as run:
+        run.settle()
+        run.note(seed=config.seed)
+    with RunFolder(tmp_path / "run", config) as run:
+        assert run.record()["seed"] == seed

@@ -26,6 +26,7 @@ def bar(items: Iterable[Any], total: int, words: str) -> Iterable[Any]:
     """A progress bar with rate and time left, where errors go to a terminal; in a file it would be one endless line."""
     from tqdm import tqdm
 
+    tqdm.monitor_interval = 0  # no thread beside the work, which warns where there is no memory for it
     return tqdm(
         items,
         total=total,

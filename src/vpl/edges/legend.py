@@ -79,7 +79,7 @@ def read(text: str, key: str) -> Legend:
         elif given == "*":
             rest = meant
         elif re.fullmatch(r"\d+", given):
-            rows[_number(int(given), key)] = meant
+            rows[_number(_digits(given), key)] = meant
         elif given.startswith("#"):
             rows[_hex(given, key)] = meant
         else:
@@ -203,13 +203,18 @@ def _toml(path: Path, text: str) -> list[tuple[Key, str]]:
 def _whole(text: str, where: str) -> int:
     if not re.fullmatch(r"\s*\d+\s*", text):
         raise DataError(f"{where} has the number {shown(text)}; expected a whole one from 0 to 255.")
-    return _number(int(text), where)
+    return _number(_digits(text.strip()), where)
 
 
 def _number(value: int, where: str) -> int:
     if value > 255:
         raise DataError(f"{where} has the number {value}; expected one from 0 to 255, as 8-bit masks hold.")
     return value
+
+
+def _digits(text: str) -> int:
+    """A whole number; of one so long that nobody means it, one that is too large."""
+    return int(text) if len(text) < 10 else 10**9
 
 
 def _hex(text: str, where: str) -> tuple[int, int, int]:
@@ -226,7 +231,7 @@ def _color(text: str, where: str) -> tuple[int, int, int]:
         except ConfigError as error:
             raise DataError(str(error)) from error
     numbers = re.findall(r"\d+", text)
-    if len(numbers) != 3 or re.search(r"[^\d\s,;()\[\]]", text) or any(int(one) > 255 for one in numbers):
+    if len(numbers) != 3 or re.search(r"[^\d\s,;()\[\]]", text) or any(_digits(one) > 255 for one in numbers):
         raise DataError(f"{where} has the colour {shown(text)}; expected r,g,b of 0 to 255, or #rrggbb.")
     red, green, blue = map(int, numbers)
     return red, green, blue

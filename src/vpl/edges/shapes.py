@@ -24,6 +24,10 @@ LONGEST = 2.0**20
 """Coordinates beyond are no pixels of a photograph."""
 
 
+MOST_STEPS = 2**25
+"""Steps of a border; a longer one would be a trap for memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What one annotation covers, and its label; 255 for a crowd."""
@@ -84,8 +88,14 @@ def pixels(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "H W"
 
 
 def polygon(points: Float[np.ndarray, "n 2"], height: int, width: int) -> Bool[np.ndarray, "H W"]:
-    """What lies inside one closed border."""
+    """What lies inside one closed border.
+
+    Raises:
+        DataError: it is longer than any in a photograph.
+    """
     corners = np.trunc(points * FINE + 0.5).astype(np.int64)
+    if np.abs(np.diff(corners, axis=0, append=corners[:1])).max(axis=1).sum() > MOST_STEPS:
+        raise DataError("the border of a polygon is longer than any in a photograph.")
     xs, ys = [], []
     for (x0, y0), (x1, y1) in itertools.pairwise([*corners.tolist(), corners[0].tolist()]):
         across, down = abs(x1 - x0), abs(y1 - y0)

@@ -250,7 +250,7 @@ class Drawings:
         lists = {key: tree.get(key) for key in ("images", "annotations", "categories")}
         if not all(isinstance(one, list) for one in lists.values()):
             raise DataError(f"{path} holds no truth; expected COCO's lists images, annotations and categories.")
-        entries = {key: [one for one in rows or () if isinstance(one, dict)] for key, rows in lists.items()}
+        entries = {key: [_keyed(one) for one in rows or () if isinstance(one, dict)] for key, rows in lists.items()}
         categories = {one.get("id"): str(one.get("name")) for one in entries["categories"]}
         used = {one.get("category_id") for one in entries["annotations"]}
         labels = meaning.names((name for id, name in categories.items() if id in used), str(path))
@@ -289,6 +289,11 @@ class Drawings:
                 f"{self._path} does not say the width and height of {shown(name)}, which truth is drawn at."
             )
         return Values(shapes=json.dumps({"name": name, "size": size, "shapes": drawn}))
+
+
+def _keyed(entry: dict[str, Any]) -> dict[str, Any]:
+    """An entry whose ids can be looked up: one that is a list or an object is none."""
+    return entry | {key: None for key in ("id", "image_id", "category_id") if isinstance(entry.get(key), (list, dict))}
 
 
 def _tree(path: Path) -> dict[str, Any]:

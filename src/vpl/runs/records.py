@@ -36,6 +36,10 @@ def _is_score(given: object) -> bool:
     return given is None or is_number(given)
 
 
+def _is_seed(given: object) -> bool:
+    return type(given) is int and 0 <= given < 2**63
+
+
 def _is_text(given: object) -> bool:
     return isinstance(given, str)
 
@@ -73,7 +77,7 @@ _RECORD: dict[str, Check] = {
     "versions": _is_table(_is_text),
     "device": _is_text,
     "precision": _is_text,
-    "seed": is_number,
+    "seed": _is_seed,
     "tag_rank": _is_score,
     "unscored": _is_text,
 }
