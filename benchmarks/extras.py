@@ -103,7 +103,7 @@ def main() -> None:
         more = closure(extras[name]) - own
         took = seconds(f"import {module}", repeats) - empty
         if took == took:
-            rows.append((name, len(more), megabytes(more), took))
+            rows.append((name, len(more), megabytes(more), max(0.0, took)))
     for name, count, size, took in rows:
         print(json.dumps({"extra": name, "packages": count, "MB": round(size, 1), "import_s": round(took, 2)}))
     print("| extra | packages more | MB more | import, s |\n|---|---|---|---|")
