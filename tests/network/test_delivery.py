@@ -6,7 +6,6 @@ import csv
 import json
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from PIL import Image
 import training_case as case
 from vpl.cli import main
 from vpl.clip.model import FrozenClip
-from vpl.edges import film, images, storage
+from vpl.edges import film, images
 from vpl.edges.outputs import NAME
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.network import delivery, predict
@@ -244,32 +243,35 @@ def test_the_command_line_takes_files_patterns_and_folders(run, tmp_path, monkey
     assert main(["predict", str(run), "--images", "photos", "--out", "all", "--confidence", "2"]) == 2
 
 
+@pytest.mark.parametrize("count", [1, 2], ids=["one core", "two cores"])
 @pytest.mark.parametrize("kind", ["a share that vanishes", "no memory", "a disk that answers with an error"])
-def test_a_machine_at_its_end_stops_predictions_which_go_on_later(predictor, tmp_path, monkeypatch, kind):
+def test_a_machine_at_its_end_stops_predictions_which_go_on_later(predictor, tmp_path, monkeypatch, kind, count):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
-    for number in range(3):
+    monkeypatch.setattr(delivery, "cores", lambda: count)
+    for number in range(12):
         images.write_image(photos / f"{number}.png", picture(20, 30, number))
 
-    real = storage.open_bytes
-
-    def spoiled(path):
-        if Path(path).name != "1.png":
-            return real(path)
-        if kind == "a share that vanishes":
-            photos.rename(tmp_path / "away")
-            return real(path)
+    def failing(*given):
         raise MemoryError if kind == "no memory" else OSError(5, "Input/output error")
 
-    monkeypatch.setattr(storage, "open_bytes", spoiled)
-    with pytest.raises((RunError, MemoryError), match=r"has vanished|can't be read now|^$"):
-        list(deliver(predictor, photos, out, SINGLE))
-    assert not (out / "1.png").exists() and not (out / "2.png").exists(), "nothing was skipped for it"
+    def spoiled(items, total, words):
+        for number, item in enumerate(items):
+            yield item
+            if number == 0 and kind == "a share that vanishes":
+                photos.rename(tmp_path / "away")
+            elif number == 0:
+                monkeypatch.setattr(images, "_as_rgb", failing)
+
+    with pytest.raises(RunError, match=r"has vanished|not enough memory|can't be read now"):
+        list(deliver(predictor, photos, out, SINGLE, progress=spoiled))
+    made = {one.name for one in out.glob("*.png")}
+    assert "0.png" in made and len(made) <= (1 if count == 1 else 6), "what is begun is ended, nothing is skipped"
     monkeypatch.undo()
     if (tmp_path / "away").exists():
         (tmp_path / "away").rename(photos)
     assert list(deliver(predictor, photos, out, SINGLE)) == []
-    assert sorted(one.name for one in out.glob("*.png")) == ["0.png", "1.png", "2.png"]
+    assert sorted(one.name for one in out.glob("*.png")) == sorted(f"{number}.png" for number in range(12))
 
 
 @pytest.mark.parametrize(
