@@ -22,8 +22,8 @@ from torch import Tensor
 from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.method import crf, looks, masks
+from vpl.method.affinities import refined
 from vpl.method.labeller import Labeller
-from vpl.method.refine import refine_maps
 from vpl.method.seeds import Slopes, rows_of, seed_maps
 from vpl.method.views import View, encode
 
@@ -133,12 +133,16 @@ class Trial:
         key = (last[0], config.refine)
         cams["refined"] = (
             key,
-            self._once("refined", key, lambda: refine_maps(self._features.attention, [last[1]], config.refine)[0]),
+            self._once("refined", key, lambda: self._refined(last[1], config)),
         )
         return cams
 
     def _mapped(self, table: Float[Tensor, "P D"], scale: float, kind: str) -> Float[Tensor, "K h w"]:
         return seed_maps(self.clip, self._features, [self.view.tags], table, self.classes, scale, kind)[0]
+
+    def _refined(self, seeds: Float[Tensor, "K h w"], config: Config) -> Float[Tensor, "K h w"]:
+        tags = [self.view.tags]
+        return refined(self.clip, self._features, tags, [seeds], self.text, self.classes, config.refine)[0]
 
     def _votes(self, named: tuple[str, ...], refined: Tensor, config: Config) -> Float[Tensor, "S H W"]:
         """What the makers say of the photograph at its own scale, counted."""
