@@ -20,7 +20,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import PredictConfig
 from vpl.edges import images
 from vpl.edges.datasets import Sample
-from vpl.errors import ConfigError, DataError, ModelError
+from vpl.errors import ConfigError, DataError, ModelError, VplError
 from vpl.method import crf
 from vpl.network import hub, predict, train
 from vpl.network.head import Sight
@@ -199,11 +199,11 @@ def test_grey_clear_and_turned_pictures(predictor):
         (np.zeros((4, 4, 3), np.float32), r"array of float32 and shape \(4, 4, 3\); expected uint8"),
         (np.zeros((4, 4, 4), np.uint8), r"shape \(4, 4, 4\); expected uint8 of shape \(H, W, 3\)"),
         (np.zeros((0, 4), np.uint8), "expected at least 1 x 1"),
-        ("nothing/here.png", "no file nothing/here.png"),
+        ("nothing/here.png", "the folder nothing has vanished, .* or was never there"),
     ],
 )
 def test_unusable_images_are_one_sentence(predictor, given, words):
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(VplError, match=words):
         predictor.predict(given)
 
 

@@ -179,8 +179,8 @@ def check_folder_of(place: str | Path, error: BaseException | None = None) -> No
     if is_url(place) or (above.is_dir() and os.access(above, os.X_OK)) or above.is_file():
         return
     raise RunError(
-        f"the folder {above} has vanished, or can't be entered any more; bring it back, then start the same command "
-        "again: finished work is kept."
+        f"the folder {above} has vanished, or can't be entered, or was never there; bring it back or mend the path, "
+        "then start the same command again: finished work is kept."
     ) from error
 
 
