@@ -663,16 +663,3 @@ def test_a_value_in_a_run(warm, small_tree, quiet, halfway, tmp_path, name, kind
         assert told.status == 0, told.err
     else:
         one_sentence(told, "CLIP" if "another CLIP" in kind else "nothing.pt" if "CLIP" in kind else path.name)
-
-
-@pytest.mark.parametrize("size", [2**25, 2**27, 2**29])
-def test_little_memory_is_soon_one_sentence_or_no_matter(warm, small_tree, quiet, tmp_path, size):
-    """Under a limit of address space each command ends soon, and goes on later to the same bytes."""
-    folder, out = tmp_path / "run", tmp_path / "out"
-    run = command("run", folder, small_tree)
-    other = predicting(finished(quiet), small_tree / "images" / "train", out)
-    for told in warm.run(["most_memory", size], run, other):
-        no_traceback(told)
-        assert told.status in (0, 1, 2) and (told.status != 2 or "memory" in told.err), told.err
-    assert warm.vpl(*run[1:]).status == 0
-    same_run(folder, finished(quiet))

@@ -59,3 +59,8 @@ def test_a_pool_that_one_of_its_own_threads_ends_waits_for_nobody():
     waiting = other.submit(ended.result)  # as the thread of an encoder waits for that of a reader
     begun.set()
     assert waiting.result(timeout=20) is None
+
+
+@pytest.mark.parametrize("told", ["unable to mmap 70052 bytes: Cannot allocate memory (12)", "can't start new thread"])
+def test_libraries_tell_of_memory_in_words_of_their_own(told):
+    assert machine.out_of_memory(RuntimeError(told)) and not machine.out_of_memory(RuntimeError("shapes differ"))

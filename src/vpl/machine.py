@@ -79,7 +79,13 @@ def out_of_memory(error: Exception) -> bool:
     """Whether a computation failed because memory ran out, on a GPU or beside it."""
     import torch
 
-    words = ("out of memory", "can't allocate memory", "alloc_failed", "can't start new thread")
+    words = (
+        "out of memory",
+        "can't allocate memory",
+        "cannot allocate memory",
+        "alloc_failed",
+        "can't start new thread",
+    )
     told = str(error).lower()
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(one in told for one in words)

@@ -46,7 +46,8 @@ def settings_of(
         "decoder.", "rsc.", "train.", "clip.scale", "clip.max_side", "clip.precision", "labels.confidence", "seeds.",
         "refine.", "prototypes.kind",
     )  # fmt: skip
-    chosen = {key: one for key, one in config.flat().items() if key.startswith(shaping) and key not in NOT_SHAPING}
+    flat = {key: list(one) if isinstance(one, tuple) else one for key, one in config.flat().items()}  # as JSON reads it
+    chosen = {key: one for key, one in flat.items() if key.startswith(shaping) and key not in NOT_SHAPING}
     table = None if prototypes is None else prototypes.detach().float().cpu().contiguous().numpy().tobytes()
     return chosen | {
         "seed": config.seed,
@@ -67,6 +68,7 @@ def check_same(found: Mapping[str, Any], wanted: Settings, folder: Path) -> None
         RunError: a setting differs; the message names it.
     """
     there: dict[str, Any] = Config().flat() | dict(found)
+    there = {key: list(one) if isinstance(one, tuple) else one for key, one in there.items()}
     different = [key for key in wanted if there.get(key) != wanted[key]]
     if different:
         shown = "; ".join(f"{key}: {there.get(key)!r} there, {wanted[key]!r} now" for key in different)
