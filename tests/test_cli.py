@@ -15,7 +15,7 @@ import pytest
 
 from vpl.cli import commands, main, show
 from vpl.cli.parser import GROUPS, parser
-from vpl.config import Config, preset
+from vpl.config import Config, preset, quality
 from vpl.judge.ablations import ABLATIONS
 from vpl.presets import QUALITY
 from vpl.scenes.tree import write_tree
@@ -26,6 +26,10 @@ def tree(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "scenes"
     write_tree(folder, {"train": 4, "val": 3}, seed=2, style="demo", size=48)
     return folder
+
+
+BEFORE: dict[str, object] = {"decoder.cells": 1, "train.scale_low": 0.5, "train.scale_high": 2.0}
+"""What the network of quality standard was taught with before qualities set it."""
 
 
 def flags(tree: Path) -> list[str]:
@@ -170,25 +174,48 @@ def test_config_prints_every_value_with_source_and_meaning(tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "given, makers, mode",
+    "given, makers, mode, cells",
     [
-        ([], QUALITY["standard"]["looks.makers"], "exact"),
-        (["--quality", "draft"], ("gradcam",), "fast"),
-        (["--preset", "paper"], ("gradcam",), "exact"),
-        (["--preset", "paper", "--quality", "best"], QUALITY["best"]["looks.makers"], "exact"),
-        (["--set", "looks.makers=['sclip']", "--set", "crf.mode=fast"], ("sclip",), "fast"),
+        ([], QUALITY["standard"]["looks.makers"], "exact", 4),
+        (["--quality", "draft"], ("gradcam",), "fast", 1),
+        (["--preset", "paper"], ("gradcam",), "exact", 1),
+        (["--preset", "voc", "--preset", "weclip"], ("gradcam",), "exact", 1),
+        (["--preset", "paper", "--quality", "best"], QUALITY["best"]["looks.makers"], "exact", 4),
+        (["--set", "looks.makers=['sclip']", "--set", "crf.mode=fast"], ("sclip",), "fast", 4),
+        (["--set", "decoder.cells=2"], QUALITY["standard"]["looks.makers"], "exact", 2),
     ],
-    ids=" ".join,
+    ids=lambda one: " ".join(one) if isinstance(one, list) else "",
 )
-def test_a_new_run_looks_as_quality_standard_unless_somebody_chose(tmp_path, given, makers, mode):
+def test_a_new_run_is_of_quality_standard_unless_somebody_chose(tmp_path, given, makers, mode, cells):
     run = tmp_path / "run"
     command = parser().parse_args(["run", str(run), "--device", "cpu", *given])
     config = commands._fitting(command, commands._config(command))
-    assert (config.looks.makers, config.crf.mode) == (makers, mode)
+    assert (config.looks.makers, config.crf.mode, config.decoder.cells) == (makers, mode, cells)
     run.mkdir()
     (run / "config.toml").write_text(Config().to_toml(), encoding="utf-8")
     command = parser().parse_args(["run", str(run)])
     assert commands._fitting(command, commands._config(command)) == Config(), "a run that has begun keeps its looks"
+
+
+@pytest.mark.parametrize("chosen", ["scale_low=1.8", "scale_high=0.6"])
+def test_the_two_ends_of_a_range_are_one_choice(tmp_path, chosen):
+    command = parser().parse_args(["run", str(tmp_path / "run"), "--device", "cpu", "--set", f"train.{chosen}"])
+    config = commands._fitting(command, commands._config(command))
+    assert config.train.scale_low < config.train.scale_high and config.decoder.cells == 4
+    assert config == config.with_values({"train.scale_low": 0.5} if "high" in chosen else {"train.scale_high": 2.0})
+
+
+def test_a_run_of_before_keeps_its_network_until_a_quality_is_named(tmp_path):
+    """Networks of quality standard had the paper's grid and scales once; config.toml says so."""
+    before = Config().with_values(quality("standard") | BEFORE)
+    (tmp_path / "config.toml").write_text(before.to_toml(), encoding="utf-8")
+
+    def asked(*given: str) -> Config:
+        command = parser().parse_args(["run", str(tmp_path), *given])
+        return commands._fitting(command, commands._config(command))
+
+    assert asked() == asked("--set", "par.rounds=5") == before
+    assert asked("--quality", "standard").differences(before).keys() == BEFORE.keys()
 
 
 def test_a_run_folder_is_named_once(tmp_path, capsys):

@@ -319,8 +319,20 @@ def test_presets_of_data_and_method_go_together():
         config.preset("voc", "wclip")
 
 
-def test_a_quality_chooses_looks_and_crf_together():
+NETWORK = ("decoder.cells", "train.scale_low", "train.scale_high")
+
+
+@pytest.mark.parametrize("names", [("paper",), ("clip-es",), ("weclip",), ("scenes", "paper")])
+def test_what_a_quality_sets_is_set_by_every_method_s_preset_too(names):
+    chosen, usual = config.of_presets(names), Config().flat()
+    assert set(config.quality("standard")) <= chosen.keys(), "or a new run would mix both"
+    assert {key: chosen[key] for key in NETWORK} == {key: usual[key] for key in NETWORK}
+
+
+def test_a_quality_chooses_looks_crf_and_network_together():
     assert len({frozenset(row) for row in config.QUALITY.values()}) == 1
+    taught = {name: tuple(row[key] for key in NETWORK) for name, row in config.QUALITY.items()}
+    assert taught == {"draft": (1, 0.5, 2.0), "standard": (4, 0.75, 1.5), "best": (4, 0.75, 1.5)}
     costs = {name: Config().with_values(config.quality(name)).looks.encodings for name in config.QUALITY}
     assert costs["draft"] == costs["standard"] == 1 < costs["best"]
     assert Config().with_values(config.quality("best")).source("looks.flip") == "ours, quality best"

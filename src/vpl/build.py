@@ -38,6 +38,7 @@ TARGETS: dict[str, tuple[str, ...]] = {
     "report": ("report",),
 }
 """Command -> the stages that it brings."""
+SCALES = ("train.scale_low", "train.scale_high")
 NEVER: dict[str, tuple[str, ...]] = {"evaluate": ("network",), "report": ("network",)}
 """Command -> what it does not make, however stale."""
 
@@ -127,13 +128,15 @@ def bring(
 
 
 def fitting(config: Config, device: str, chosen: Container[str] = ()) -> Config:
-    """The configuration of a new run: what nobody has chosen is the looks of quality standard, and as many steps as its
-    device trains in sensible time.
+    """The configuration of a new run: what nobody has chosen is quality standard's, and as many steps as its device
+    trains in sensible time.
 
     Args:
-        chosen: keys that somebody has chosen.
+        chosen: keys that somebody has chosen; the two ends of a range are one choice.
     """
     values = {key: one for key, one in quality(STANDARD).items() if key not in chosen}
+    if any(key in chosen for key in SCALES):
+        values = {key: one for key, one in values.items() if key not in SCALES}
     usual = config.train.steps == Config().train.steps and config.data.format not in ("voc", "coco")
     if usual and "train.steps" not in chosen and device_of(device).type == "cpu":
         values["train.steps"] = CPU_STEPS

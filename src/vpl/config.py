@@ -747,7 +747,7 @@ def of_presets(names: Iterable[str]) -> dict[str, object]:
 
 
 def quality(name: str) -> dict[str, object]:
-    """Looks and CRF by what a photograph may cost, for `with_values`: draft, standard or best.
+    """Looks, CRF and the network's recipe by what a photograph may cost, for `with_values`: draft, standard or best.
 
     Raises:
         ConfigError: there is no such quality.

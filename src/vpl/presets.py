@@ -1,4 +1,4 @@
-"""Values that belong together: published methods, and how much a photograph may cost. Plain rows for `vpl.config`.
+"""Values that belong together: published methods, and qualities of masks and networks. Plain rows for `vpl.config`.
 
 `PUBLISHED` are what others have published, as far as it concerns values of ours; data sets' own values stand in
 `vpl.config` and go together with one of these: `--preset voc --preset weclip`. `QUALITY` is ours.
@@ -14,6 +14,9 @@ _ONE_LOOK: dict[str, object] = {
     "looks.scales": (1.0,),
     "looks.flip": False,
     "par.rounds": 0,
+    "decoder.cells": 1,
+    "train.scale_low": 0.5,
+    "train.scale_high": 2.0,
 }
 
 PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
@@ -91,6 +94,9 @@ _COMMITTEE: dict[str, object] = {
     "looks.scales": (1.0,),
     "looks.flip": False,
     "par.rounds": 5,
+    "decoder.cells": 4,
+    "train.scale_low": 0.75,
+    "train.scale_high": 1.5,
 }
 
 QUALITY: Mapping[str, dict[str, object]] = MappingProxyType(
@@ -100,8 +106,8 @@ QUALITY: Mapping[str, dict[str, object]] = MappingProxyType(
         "best": {**_COMMITTEE, "looks.scales": (0.75, 1.0), "looks.flip": True, "crf.mode": "exact"},
     }
 )
-"""Name -> looks, PAR and CRF together; encodings for each photograph: draft and standard 1, best 3.1. Makers, scales
-and rounds were chosen on the styles of pre-training (benchmarks/looks.py); all makers are of published, training-free
-methods."""
+"""Name -> looks, PAR and CRF, and what a new network is taught with, together; encodings for each photograph: draft and
+standard 1, best 3.1. Makers, scales and rounds were chosen on the styles of pre-training (benchmarks/looks.py); all
+makers are of published, training-free methods. The network's values are from benchmarks/network.py."""
 STANDARD = "standard"
 """What a new run begins with where nobody has chosen."""

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from vpl.config import Config
+from vpl.config import Config, quality
 from vpl.runs.plan import (
     EXPORTS,
     FREE,
@@ -134,6 +134,20 @@ def test_a_changed_value_is_named_in_the_reasons(key):
     after = asked(Config().with_values({key: another(key)}))
     first = compare(after, built(asked()), TARGETS).work[0]
     assert key in first.reasons[0] and "is now" in first.reasons[0]
+
+
+def test_another_network_of_a_quality_leaves_its_masks():
+    new = Config().with_values(quality("standard"))
+    old = new.with_values({"decoder.cells": 1, "train.scale_low": 0.5, "train.scale_high": 2.0})
+    assert redone(asked(old), asked(new)).keys() == AFTER_NETWORK
+    (network, *_) = compare(asked(new), built(asked(old)), TARGETS).work
+    assert (
+        network.reasons
+        == (
+            "decoder.cells was 1, is now 4; train.scale_low was 0.5, is now 0.75; train.scale_high was 2.0, is now 1.5",
+        )
+        and network.replaces
+    )
 
 
 @pytest.mark.slow

@@ -137,7 +137,7 @@ def _check(run: Run) -> int:
 
 
 def _fitting(given: argparse.Namespace, config: Config) -> Config:
-    """The configuration with the looks of quality standard and the steps that the device can do, where a new run
+    """The configuration with the values of quality standard and the steps that the device can do, where a new run
     begins and nobody has chosen them."""
     if given.config or (given.folder / "config.toml").exists():
         return config

@@ -332,7 +332,7 @@ def _config_flags(one: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--quality", choices=tuple(QUALITY),
-        help=f"looks at a photograph and its CRF: {_qualities()} (default of a new run: {STANDARD})",
+        help=f"looks at a photograph, CRF and network's recipe: {_qualities()} (default of a new run: {STANDARD})",
     )  # fmt: skip
     group.add_argument(
         "--config", type=Path, metavar="FILE", help="start from a TOML file, such as a run's config.toml"

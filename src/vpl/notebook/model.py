@@ -50,7 +50,7 @@ class VPL:
         clip: pocket (the embedded one, which knows drawings alone), a hub name, a folder, a file, or a `FrozenClip`.
         classes: names, a `ClassSet`, "voc", "coco", "scenes" or a classes file; None: the tags that occur.
         config: every other value, such as `vpl.preset("voc").with_values({"crf.enabled": False})`; None: the defaults
-            with the looks of quality standard, as a new run has them.
+            with those of quality standard, as a new run has them.
         device: "auto", "cpu", "cuda" or "mps".
         workers: threads of each kind; default: the number of cores.
 
