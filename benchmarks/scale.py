@@ -118,7 +118,7 @@ def vit_b16(folder: Path) -> None:
 
 def draw(tree: Path, count: int, side: int = SIDE) -> None:
     """Scenes on disk, drawn in a process of their own."""
-    command = [sys.executable, "-m", "vpl", "scenes", str(tree), "--train", str(count), "--val", "0"]
+    command = [sys.executable, "-m", "vpl", "scenes", str(tree), "--train", str(count), "--val", "1"]
     subprocess.run([*command, "--size", str(side)], check=True, stdout=subprocess.DEVNULL)
 
 

@@ -84,3 +84,14 @@ def test_all_neighbours_at_once_is_the_same():
     torch.testing.assert_close(par_at_once(images, masks, 3, (1, 3, 12)), ours)
     plain = torch.full((2, 3, 9, 7), 0.3)
     torch.testing.assert_close(par_at_once(plain, masks, 3, (1, 3)), par(plain, masks, 3, (1, 3)))
+
+
+@pytest.mark.parametrize("size", [(37, 53), (67, 1), (1, 30), (70, 26), (33, 31)])
+def test_bands_of_rows_change_no_byte(monkeypatch, size):
+    draw = torch.Generator().manual_seed(3)
+    images, masks = torch.rand(2, 3, *size, generator=draw), torch.rand(2, 3, *size, generator=draw)
+    monkeypatch.setattr("vpl.method.par.PIXELS_AT_ONCE", 10**9)
+    whole = par(images, masks, 3)
+    for pixels in (1, 32 * size[1], 49 * size[1] + 1):
+        monkeypatch.setattr("vpl.method.par.PIXELS_AT_ONCE", pixels)
+        assert torch.equal(par(images, masks, 3), whole)
