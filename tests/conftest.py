@@ -39,6 +39,14 @@ def pytest_sessionfinish(session):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_bfloat16():
+    """New runs of this process compute in float32, whatever its processor multiplies itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vpl.machine.native_bfloat16", lambda device: False)
+        yield
+
+
 WORDS = (
     "a", "photo", "of", "the", "clean", "origami", "large", "small", "dog", "cat", "boat", "car", "tree", "person",
     "sofa", "bird", "horse", "sheep", "house", "ball", "sign", "grass", "sky", "water", "ground", "road", "wall", ".",

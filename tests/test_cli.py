@@ -218,6 +218,17 @@ def test_a_run_of_before_keeps_its_network_until_a_quality_is_named(tmp_path):
     assert asked("--quality", "standard").differences(before).keys() == BEFORE.keys()
 
 
+@pytest.mark.parametrize(
+    "given, wanted",
+    [([], "auto"), (["--preset", "paper"], "float32"), (["--quality", "best"], "auto"),
+     (["--precision", "bfloat16"], "bfloat16"), (["--preset", "voc", "--preset", "weclip"], "float32")],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_new_run_takes_the_quickest_format_unless_somebody_chose(tmp_path, given, wanted):
+    command = parser().parse_args(["run", str(tmp_path / "run"), "--device", "cpu", *given])
+    assert commands._fitting(command, commands._config(command)).clip.precision == wanted
+
+
 def test_a_run_folder_is_named_once(tmp_path, capsys):
     given = ["--images", str(tmp_path), "--out", str(tmp_path / "out")]
     assert main(["predict", *given]) == main(["predict", "a", "--model", "b", *given]) == 2

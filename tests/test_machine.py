@@ -10,6 +10,9 @@ import torch
 from vpl import machine
 from vpl.errors import ModelError
 
+OWN_BFLOAT16 = machine.native_bfloat16
+"""As it is where no test replaces it."""
+
 
 @pytest.mark.parametrize("cuda, mps, wanted", [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
 def test_auto_is_the_best_device(monkeypatch, cuda, mps, wanted):
@@ -21,6 +24,27 @@ def test_auto_is_the_best_device(monkeypatch, cuda, mps, wanted):
 def test_a_device_that_is_not_there_is_named():
     with pytest.raises(ModelError, match="'cuda:77' is not there; use cpu"):
         machine.device_of("cuda:77")
+
+
+@pytest.mark.parametrize("native, wanted", [(True, "bfloat16"), (False, "float32")])
+def test_precision_auto_is_what_the_device_multiplies_itself(monkeypatch, native, wanted):
+    monkeypatch.setattr(machine, "native_bfloat16", lambda device: native)
+    assert machine.precision_of("auto", "cpu") == wanted
+    assert [machine.precision_of(name, "cpu") for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+
+
+@pytest.mark.parametrize(
+    "told, native", [({}, False), ({"avx2": True}, False), ({"avx512_bf16": True}, True), ({"amx_bf16": True}, True)]
+)
+def test_a_processor_tells_what_it_multiplies(monkeypatch, told, native):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: told, raising=False)
+    assert OWN_BFLOAT16(torch.device("cpu")) is native and OWN_BFLOAT16(torch.device("meta")) is False
+
+
+@pytest.mark.parametrize("capability, native", [((7, 5), False), ((8, 0), True), ((9, 0), True)])
+def test_a_gpu_tells_what_it_multiplies(monkeypatch, capability, native):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert OWN_BFLOAT16(torch.device("cuda")) is native
 
 
 def test_one_core_each_ends_with_the_block():

@@ -128,13 +128,13 @@ def bring(
 
 
 def fitting(config: Config, device: str, chosen: Container[str] = ()) -> Config:
-    """The configuration of a new run: what nobody has chosen is quality standard's, and as many steps as its device
-    trains in sensible time.
+    """The configuration of a new run: what nobody has chosen is quality standard's, the number format that its device
+    computes fastest, and as many steps as it trains in sensible time.
 
     Args:
         chosen: keys that somebody has chosen; the two ends of a range are one choice.
     """
-    values = {key: one for key, one in quality(STANDARD).items() if key not in chosen}
+    values = {key: one for key, one in (quality(STANDARD) | {"clip.precision": "auto"}).items() if key not in chosen}
     if any(key in chosen for key in SCALES):
         values = {key: one for key, one in values.items() if key not in SCALES}
     usual = config.train.steps == Config().train.steps and config.data.format not in ("voc", "coco")

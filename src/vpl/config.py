@@ -187,7 +187,14 @@ class ClipConfig(Section):
     std: tuple[float, ...] = value(
         (), OURS, "deviation of R, G, B that images are divided by; empty: as its files say", low=1e-3, high=1.0
     )
-    precision: str = value("float32", OURS, "number format of the encoders", choices=("float32", "bfloat16"))
+    precision: str = value(
+        "float32",
+        OURS,
+        "number format of the encoders; auto: bfloat16 where the device multiplies it itself, which a run settles when "
+        "it begins",
+        choices=("float32", "bfloat16", "auto"),
+        published={"bfloat16": f"{OURS}, as the device computes or as asked for"},
+    )
     max_side: int = value(1024, OURS, "longer images are scaled down to this side, in pixels", low=16, high=16384)
     scale: float = value(1.0, OURS, "image size at the encoder over its size on disk", low=0.05, high=16.0)
     max_patches: int = value(4096, OURS, "images of more patches are scaled down for the encoder", low=1, high=65536)

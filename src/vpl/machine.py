@@ -38,6 +38,28 @@ def device_of(name: str) -> torch.device:
     return chosen
 
 
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 itself: AVX512-BF16 or AMX, CUDA from compute capability 8.0."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
+
+
+def precision_of(name: str, device: str) -> str:
+    """The number format of this name; "auto": bfloat16 where the device (as for `device_of`) multiplies it itself, else
+    float32.
+
+    Raises:
+        ModelError: the device is not there.
+    """
+    if name != "auto":
+        return name
+    return "bfloat16" if native_bfloat16(device_of(device)) else "float32"
+
+
 def cores() -> int:
     """Cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):

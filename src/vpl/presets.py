@@ -23,6 +23,7 @@ PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
     {
         "paper": {
             **_ONE_LOOK,
+            "clip.precision": "float32",
             "crf.mode": "exact",
             "seeds.kind": "gradcam",
             "prototypes.kind": "vision",
@@ -34,6 +35,7 @@ PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
         },
         "clip-es": {
             **_ONE_LOOK,
+            "clip.precision": "float32",
             "crf.mode": "exact",
             "seeds.kind": "gradcam",
             "prototypes.kind": "text",
@@ -52,6 +54,7 @@ PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
         },
         "weclip": {
             **_ONE_LOOK,
+            "clip.precision": "float32",
             "crf.mode": "exact",
             "seeds.kind": "gradcam",
             "prototypes.kind": "text",

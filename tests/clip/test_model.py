@@ -128,6 +128,16 @@ def test_bfloat16_is_close(clip_folders, clips):
         assert F.cosine_similarity(ours.patches, exact.patches, dim=2).min() > 0.999
         assert (ours.attention - exact.attention).abs().max() < 0.01
         assert torch.equal(half.encode_texts(["a dog"]), clips[size].encode_texts(["a dog"]))
+        assert half.weights_hash == clips[size].weights_hash, "it is the same CLIP"
+        half.image.blocks[0].qkv.weight.data.mul_(2)
+        half.image.blocks[0].qkv.weight.data = half.image.blocks[0].qkv.weight.data.clone()
+        assert half.weights_hash != clips[size].weights_hash, "until a weight changes"
+
+
+def test_precision_auto_is_the_device_s(clip_folders, monkeypatch):
+    for native, wanted in ((True, torch.bfloat16), (False, torch.float32)):
+        monkeypatch.setattr("vpl.machine.native_bfloat16", lambda device, native=native: native)
+        assert FrozenClip.load(clip_folders["narrow"], device="cpu", precision="auto").dtype == wanted
 
 
 # formats
@@ -284,7 +294,7 @@ def test_wrong_sizes_name_the_patch(tiny_clip):
 def test_unknown_device_and_precision(tiny_folder):
     with pytest.raises(ModelError, match="'cuda:77' is not there; use cpu"):
         FrozenClip.load(tiny_folder, device="cuda:77")
-    with pytest.raises(ModelError, match="expected float32 or bfloat16"):
+    with pytest.raises(ModelError, match="expected float32, bfloat16 or auto"):
         FrozenClip.load(tiny_folder, device="cpu", precision="float8")
 
 

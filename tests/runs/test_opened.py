@@ -6,6 +6,7 @@ import errno
 import json
 
 import pytest
+import torch
 
 from vpl.config import preset
 from vpl.errors import RunError
@@ -31,6 +32,25 @@ def test_a_run_that_goes_on_under_other_versions_says_so(tmp_path, caplog):
         run.labels()
     assert "was begun under other versions (torch 1.0, now 2" in caplog.text
     assert json.loads(path.read_text())["versions"]["torch"] != "1.0"
+
+
+def test_a_run_keeps_the_number_format_that_it_began_with(tmp_path, monkeypatch, caplog):
+    tree = write_tree(tmp_path / "scenes", {"train": 3}, size=32)
+    places = {"data.images": str(tree / "images" / "train"), "data.tags": str(tree / "train.csv"), "crf.rounds": 1}
+    config = preset("scenes").with_values(places | {"clip.precision": "auto"})
+    for native, wanted in ((True, "bfloat16"), (False, "float32")):
+        monkeypatch.setattr("vpl.machine.native_bfloat16", lambda device, native=native: native)
+        with Run(tmp_path / wanted, config) as run:
+            run.labels()
+            assert (run.config.clip.precision, run.record()["precision"]) == (wanted, wanted)
+            assert run.clip.dtype == getattr(torch, wanted)
+        assert f'precision = "{wanted}"' in (tmp_path / wanted / "config.toml").read_text()
+    monkeypatch.setattr("vpl.runs.opened.native_bfloat16", lambda device: False)
+    assert "does not multiply itself" not in caplog.text
+    with Run(tmp_path / "bfloat16", config) as run:
+        assert run.config.clip.precision == "bfloat16" and not run.plan(["masks"])
+        run.settle()
+    assert "bfloat16 computes in bfloat16, which this device does not multiply itself" in caplog.text
 
 
 def files_of(folder):

@@ -137,15 +137,17 @@ def _check(run: Run) -> int:
 
 
 def _fitting(given: argparse.Namespace, config: Config) -> Config:
-    """The configuration with the values of quality standard and the steps that the device can do, where a new run
-    begins and nobody has chosen them."""
+    """The configuration with the values of quality standard, and the number format and steps that suit the device,
+    where a new run begins and nobody has chosen them."""
     if given.config or (given.folder / "config.toml").exists():
         return config
     from vpl import build
 
     chosen = {text.partition("=")[0].strip() for text in given.set} | of_presets(given.preset).keys()
     chosen |= quality(given.quality).keys() if given.quality else set()
-    return build.fitting(config, given.device, chosen | ({"train.steps"} if _steps_given(given) else set()))
+    return build.fitting(
+        config, given.device, chosen | {key for key in KEYS.values() if getattr(given, key) is not None}
+    )
 
 
 def _steps_given(given: argparse.Namespace) -> bool:

@@ -30,7 +30,7 @@ from vpl.clip.towers import towers
 from vpl.clip.weights import read
 from vpl.config import ClipConfig
 from vpl.errors import ModelError
-from vpl.machine import device_of
+from vpl.machine import device_of, precision_of
 
 TEXTS_AT_ONCE = 256
 LOGIT_SCALES = (2, 1000)
@@ -188,7 +188,8 @@ class FrozenClip(nn.Module):
             name_or_path: "pocket" (carried by this package), a hub name ("openai/clip-vit-base-patch16"), a folder in
                 transformers' or open_clip's format, OpenAI's .pt, or a checkpoint in OpenAI's keys.
             device: "auto" (cuda, else mps, else cpu) or a torch device.
-            precision: "float32" or "bfloat16" for the image blocks' matrix products; the text tower stays float32.
+            precision: "float32", "bfloat16" or "auto" for the image blocks' matrix products, auto being bfloat16 where
+                the device multiplies it itself; the text tower stays float32.
             heads: attention heads of the image tower and of the text tower, where no file beside the weights says it.
             activation: "quick_gelu" or "gelu", likewise.
             mean: per channel (R, G, B), for images in [0, 1], likewise.
@@ -232,10 +233,12 @@ class FrozenClip(nn.Module):
         """Move to a device and set the precision of the image blocks; returns self.
 
         Raises:
-            ModelError: the device is not there, or the precision is neither "float32" nor "bfloat16".
+            ModelError: the device is not there, or the precision is neither "float32" nor "bfloat16" nor "auto".
         """
-        if precision not in ("float32", "bfloat16"):
-            raise ModelError(f"precision is {precision!r}; expected float32 or bfloat16.")
+        if precision not in ("float32", "bfloat16", "auto"):
+            raise ModelError(f"precision is {precision!r}; expected float32, bfloat16 or auto.")
+        precision = precision_of(precision, device)
+        digest = self.weights_hash if precision == "bfloat16" else ""
         self.to(device_of(device))
         for weights in self.parameters():
             weights.data = aligned(weights.data)
@@ -243,6 +246,8 @@ class FrozenClip(nn.Module):
             block.to(getattr(torch, precision))
             block.ln1.float()
             block.ln2.float()
+        if digest:  # rounding makes no other CLIP of the weights that came
+            self._hashed = self._now(), digest
         return self
 
     def train(self, mode: bool = True) -> FrozenClip:
@@ -268,18 +273,24 @@ class FrozenClip(nn.Module):
     def weights_hash(self) -> str:
         """SHA-256 (hexadecimal) of the weights as they are now, the same for every file format that they came in.
 
-        What the user said of them (heads, activation, mean, std) is part of it: it makes another CLIP of them. All
-        weights are read (about half a second for ViT-B/16), and again only when one of them has changed.
+        What the user said of them (heads, activation, mean, std) is part of it: it makes another CLIP of them; the
+        precision that they are computed in is not. All weights are read (about half a second for ViT-B/16), and again
+        only when one of them has changed.
         """
-        said, weights = self.said.facts(), sorted(self.state_dict().items())
-        now = (repr(sorted(said.items())), tuple((key, one.data_ptr(), one._version) for key, one in weights))
+        now = self._now()
         if self._hashed is None or self._hashed[0] != now:
-            digest = hashlib.sha256(now[0].encode() if said else b"")
-            for key, tensor in weights:
+            digest = hashlib.sha256(now[0].encode() if self.said.facts() else b"")
+            for key, tensor in sorted(self.state_dict().items()):
                 digest.update(f"{key} {tuple(tensor.shape)}\n".encode())
                 digest.update(tensor.detach().float().cpu().contiguous().numpy())
             self._hashed = (now, digest.hexdigest())
         return self._hashed[1]
+
+    def _now(self) -> tuple[str, tuple]:
+        """What the user said of the weights, and where and which they are."""
+        weights = sorted(self.state_dict().items())
+        told = tuple((key, one.data_ptr(), one._version) for key, one in weights)
+        return repr(sorted(self.said.facts().items())), told
 
     # texts
 

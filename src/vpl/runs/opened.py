@@ -22,7 +22,7 @@ from vpl.config import Config, DataConfig
 from vpl.edges import storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
 from vpl.errors import ConfigError, DataError, RunError, VplError
-from vpl.machine import Clock
+from vpl.machine import Clock, native_bfloat16, precision_of
 from vpl.method.views import View, prepared
 from vpl.network import team
 from vpl.progress import Progress, silent
@@ -70,6 +70,7 @@ class Opened(RunFolder):
         place = team.place()
         super().__init__(folder, config, leads=place.leads)
         self.place, self.device = place, place.device(device)
+        self._settle_precision()
         self.image_workers = workers_of(image_workers)
         self.progress = progress
         self.relearn = relearn
@@ -87,6 +88,14 @@ class Opened(RunFolder):
         self._encoding = ""
         self.unscored = ""
         """Why truth masks that were named give no scores."""
+
+    def _settle_precision(self) -> None:
+        """In the place of "auto" the number format that the run began with, or that a new one's device computes itself:
+        it shapes results, so a run keeps it wherever it goes on."""
+        if self.config.clip.precision == "auto":
+            before = self.stored
+            name = before.clip.precision if before else "auto"
+            self.config = self.config.with_values({"clip.precision": precision_of(name, self.device)})
 
     def close(self) -> None:
         """Note what is still to be noted, and let the folder go."""
@@ -203,6 +212,11 @@ class Opened(RunFolder):
             log.warning(
                 "%s was begun under other versions (%s): what is made from here on may differ in its last bits from "
                 "what is there.", self.folder, "; ".join(other),
+            )  # fmt: skip
+        if self.config.clip.precision == "bfloat16" and not native_bfloat16(clip.device):
+            log.warning(
+                "%s computes in bfloat16, which this device does not multiply itself: float32 (--precision float32, "
+                "which makes all anew) would be quicker here.", self.folder,
             )  # fmt: skip
         told = ", ".join(f"{name} {one}" for name, one in own.items())
         log.info("versions: %s; device %s; CLIP %s (%s)", told, clip.device, clip.name, clip.weights_hash[:12])
