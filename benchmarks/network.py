@@ -121,7 +121,9 @@ def results() -> list[dict]:
 
 
 def told(numbers: list[float]) -> str:
-    """Mean ± std over the sets."""
+    """Mean ± std over the sets; nothing of nothing."""
+    if not numbers:
+        return ""
     return f"{np.mean(numbers):.1f}" + (f" ± {np.std(numbers, ddof=1):.1f}" if len(numbers) > 1 else "")
 
 
@@ -138,16 +140,14 @@ def table() -> str:
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (recipe, values, steps, style, maker), found in rows.items():
-        cells = [told([one["masks"] for one in found.values() if "masks" in one])] if maker != "truth" else [""]
-        truth = rows.get((recipe, values, steps, style, "truth"), {})
+        truth = rows.get((recipe, values, steps, style, "truth"), {}) if maker != "truth" else {}
+        cells = [told([one["masks"] for one in found.values() if "masks" in one])]
         for name in ("single", "full"):
             cells.append(told([one[name] for one in found.values()]))
-            shares = [100 * one[name] / truth[number][name] for number, one in found.items() if number in truth]
-            cells.append(told(shares) if shares and maker != "truth" else "")
+            cells.append(told([100 * one[name] / truth[place][name] for place, one in found.items() if place in truth]))
         changed = ", ".join(f"{key}={one}" for key, one in json.loads(values).items())
-        seconds = np.mean([one["busy seconds"] for one in found.values()])
-        start = f"| {recipe} | {changed} | {steps} | {style} | {maker} "
-        lines.append(f"{start}| {' | '.join(cells)} | {len(found)} | {seconds:.0f} |")
+        cells += [str(len(found)), told([one["busy seconds"] for one in found.values() if "busy seconds" in one])]
+        lines.append(f"| {recipe} | {changed} | {steps} | {style} | {maker} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
