@@ -85,6 +85,38 @@ def test_a_pool_that_one_of_its_own_threads_ends_waits_for_nobody():
     assert waiting.result(timeout=20) is None
 
 
+def test_idle_threads_take_pieces_and_busy_ones_do_not():
+    """Two of three threads work: the third one and one of them meet in two pieces; once it works too, nobody helps."""
+    with machine.threads(3) as pool, torch.no_grad():
+        crew, seen, together = machine.Crew(pool, 3), [], threading.Barrier(2)
+
+        def piece(number: int) -> None:
+            together.wait(20)
+            seen.append((number, torch.is_grad_enabled()))
+
+        with crew.at_work(), crew.at_work():
+            machine.shared(piece, [1, 2])
+        assert sorted(seen) == [(1, False), (2, False)]
+        alone: list[int] = []
+        with crew.at_work(), crew.at_work(), crew.at_work():
+            machine.shared(lambda _: alone.append(threading.get_ident()), range(4))
+        assert set(alone) == {threading.get_ident()} and len(alone) == 4
+
+
+def test_a_piece_that_fails_tells_whoever_shared_it_and_leaves_nobody_busy():
+    def piece(number: int) -> None:
+        if number == 3:
+            raise ZeroDivisionError
+
+    with machine.threads(2) as pool:
+        crew = machine.Crew(pool, 2)
+        for _ in range(3):
+            with crew.at_work(), pytest.raises(ZeroDivisionError):
+                machine.shared(piece, range(6))
+        with crew.at_work():
+            assert crew._idle == 1
+
+
 @pytest.mark.parametrize("told", ["unable to mmap 70052 bytes: Cannot allocate memory (12)", "can't start new thread"])
 def test_libraries_tell_of_memory_in_words_of_their_own(told):
     assert machine.out_of_memory(RuntimeError(told)) and not machine.out_of_memory(RuntimeError("shapes differ"))

@@ -6,8 +6,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from vpl.errors import ModelError
@@ -95,6 +95,93 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
         yield pool
     finally:
         pool.shutdown(wait=threading.get_ident() == own, cancel_futures=True)
+
+
+class Crew:
+    """Threads that take pieces of others' work while they have none of their own.
+
+    Who works says so by `at_work`, and gives what can be shared to `shared`: as many of the pool's threads help as
+    there are threads without work. Pieces are the same whoever computes them, and so is what they make.
+
+    Args:
+        pool: of as many threads as may help.
+        count: how many work at once.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, count: int):
+        self._pool, self._idle, self._lock = pool, count, threading.Lock()
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """This thread works inside the block, and shares what it can."""
+        self._take()
+        _OWN.crew = self
+        try:
+            yield
+        finally:
+            _OWN.crew = None
+            self._idle_again()
+
+    def each(self, work: Callable[[T], object], pieces: Sequence[T]) -> None:
+        """`work` of every piece, by this thread and those that are idle."""
+        import torch
+
+        waiting, lock, graded = iter(pieces), threading.Lock(), torch.is_grad_enabled()
+
+        def take() -> None:
+            while True:
+                with lock:
+                    one = next(waiting, _NONE)
+                if one is _NONE:
+                    return
+                work(one)  # type: ignore[arg-type]
+
+        def help() -> None:
+            try:
+                with torch.set_grad_enabled(graded):
+                    take()
+            finally:
+                self._idle_again()
+
+        helpers: list[Future] = []
+        while len(helpers) < len(pieces) - 1 and self._take(if_idle=True):
+            helpers.append(self._pool.submit(help))
+        try:
+            take()
+        finally:
+            wait(helpers)
+        for one in helpers:
+            one.result()
+
+    def _take(self, if_idle: bool = False) -> bool:
+        with self._lock:
+            if if_idle and self._idle < 1:
+                return False
+            self._idle -= 1
+            return True
+
+    def _idle_again(self) -> None:
+        with self._lock:
+            self._idle += 1
+
+
+_NONE = object()
+
+
+class _Own(threading.local):
+    crew: Crew | None = None
+
+
+_OWN = _Own()
+
+
+def shared(work: Callable[[T], object], pieces: Sequence[T]) -> None:
+    """`work` of every piece, which are independent; idle threads of the `Crew` that this thread is of help."""
+    if _OWN.crew is not None and len(pieces) > 1:
+        _OWN.crew.each(work, pieces)
+        return
+    for one in pieces:
+        work(one)
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -118,6 +118,22 @@ def test_attention_is_optional_and_capped(tiny_clip):
     assert torch.allclose(none.patches, every.patches, atol=1e-5)
 
 
+@pytest.mark.parametrize("scores, rows", [(1, 1), (700, 16), (2**20, 16)])
+def test_many_patches_go_in_parts_and_head_by_head(clips, monkeypatch, scores, rows):
+    """The ways of large photographs against that of small ones, with attention and without."""
+    for clip in clips.values():
+        pixels = pixels_of(clip, 1, (5, 7))
+        plain = clip.encode(pixels, attention_blocks=2)
+        with monkeypatch.context() as patch:
+            patch.setattr("vpl.clip.block.CPU_SCORES_AT_ONCE", scores)
+            patch.setattr("vpl.clip.block.MANY_ROWS", rows)
+            patch.setattr("vpl.clip.block.MLP_ROWS_AT_ONCE", 16)
+            parts = clip.encode(pixels, attention_blocks=2)
+        torch.testing.assert_close(parts.patches, plain.patches, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(parts.attention, plain.attention, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(parts.last.hidden, plain.last.hidden, atol=2e-5, rtol=1e-4)
+
+
 def test_bfloat16_is_close(clip_folders, clips):
     for size, folder in clip_folders.items():
         half = FrozenClip.load(folder, device="cpu", precision="bfloat16")

@@ -185,7 +185,7 @@ def test_the_record_tells_the_time_of_each_part(finished):
     assert set(stages["pseudo-masks"]["parts"]) == {"read", "encode", "seeds", "refine", "upsample", "crf", "write"}
     for stage in (stages["prototypes"], stages["pseudo-masks"]):
         assert all(seconds >= 0 for seconds in stage["parts"].values())
-        assert set(stage["busy"]) == {"reading", "encoding", "finishing", "cores"}
+        assert set(stage["busy"]) == {"reading", "encoding", "finishing", "cores", "steady"}
         assert all(0 <= stage["busy"][kind] <= 1 for kind in ("reading", "encoding", "finishing"))
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from vpl.config import ClipConfig
 from vpl.errors import ConfigError, DataError
+from vpl.machine import Crew
+from vpl.method.seeds import seeds
 from vpl.method.views import View
 from vpl.runs import stream
-from vpl.runs.stream import Portions, Stream, grouped
+from vpl.runs.stream import Batch, Portions, Stream, grouped
 
 
 def view(tags=(2, 0), pixels=None) -> View:
@@ -109,6 +113,42 @@ def test_batches_come_in_order_with_what_was_made_of_them(pipeline):
         [(4, "the image has changed while it was being read; start the same command again.")],
         [],
     ]
+
+
+def test_idle_cores_share_a_photograph_and_change_no_byte(tiny_clip, monkeypatch):
+    """One photograph and three threads: pieces of a few rows are taken by several, and make what one thread makes."""
+    for name, at_once in (("MLP_ROWS_AT_ONCE", 8), ("CPU_SCORES_AT_ONCE", 1)):
+        monkeypatch.setattr(f"vpl.clip.block.{name}", at_once)
+    side, helped = tiny_clip.patch, []
+    pixels = torch.rand(3, 7 * side, 9 * side, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(Crew, "each", lambda *given, real=Crew.each: helped.append(1) or real(*given))
+
+    def work(members, views):
+        features = tiny_clip.encode(torch.stack([one.pixels for one in views]))
+        return seeds(tiny_clip, features, [torch.eye(5, tiny_clip.dim)], [3], 8.0).cam[0], features.attention
+
+    found = {}
+    for workers in (1, 3):
+        flow = Stream(tiny_clip, ClipConfig(), workers).flow([Batch(0, (0,), (7, 9))], lambda _: view((), pixels), work)
+        (found[workers],) = [one.portions[0].result for one in flow]
+    assert helped and all(torch.equal(*pair) for pair in zip(*found.values(), strict=True))
+
+
+def test_on_a_cpu_the_thread_that_worked_finishes(tiny_clip):
+    seen, side = [], tiny_clip.patch
+
+    def finish(batch, portions):
+        return [lambda: seen.append(threading.get_ident())]
+
+    def work(members, views):
+        seen.append(threading.get_ident())
+        return members
+
+    batches = [Batch(number, (number,), (2, 2)) for number in range(4)]
+    flow = Stream(tiny_clip, ClipConfig(), 1).flow(
+        batches, lambda _: view((), torch.zeros(3, 2 * side, 2 * side)), work, finish
+    )
+    assert len(list(flow)) == 4 and len(seen) == 8 and len(set(seen)) == 1
 
 
 def test_an_error_of_the_work_ends_the_flow(pipeline):

@@ -25,11 +25,17 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vpl.machine import shared
+
 QUICK_GELU_SLOPE = 1.702
 MLP_ROWS_AT_ONCE = 256
+MANY_ROWS = 1024
+"""From so many on all rows of a product go in these parts, whoever computes them. [ours]"""
 CPU_SCORES_AT_ONCE = 2**20
 """Attention scores computed at a time on the CPU: they, and the rows of the MLP, stay in its cache."""
 GPU_SCORES_AT_ONCE = 2**28
+HEAD_SHARE = 4
+"""Of these scores, one head alone takes as many as fit four times. [ours]"""
 
 
 @dataclass(frozen=True)
@@ -117,7 +123,7 @@ def through(
     """
     dtype = block.qkv.weight.dtype
     a = block.ln1(x)
-    qkv = linear(block.qkv, a.to(dtype)).unflatten(-1, (3, block.heads, -1))
+    qkv = _by_rows(block.qkv, a.to(dtype)).unflatten(-1, (3, block.heads, -1))
     on_cpu = x.device.type == "cpu"
     # torch's fused attention is slow in bfloat16 on the CPU
     if attention is None and (causal or not on_cpu or dtype == torch.float32):
@@ -126,16 +132,19 @@ def through(
     else:
         attended = _attend(qkv, attention)
     attended = attended.flatten(2)
-    middle = x + linear(block.out, attended)
+    middle = x + _by_rows(block.out, attended)
     if keep:
-        hidden = linear(block.up, block.ln2(middle).to(dtype))
-        output = middle + linear(block.down, activate(hidden, block.activation))
+        hidden = _by_rows(block.up, block.ln2(middle).to(dtype))
+        output = middle + _by_rows(block.down, activate(hidden, block.activation))
         return output, LastBlock(x, a, qkv, attended, middle, hidden, output)
     rows = MLP_ROWS_AT_ONCE if on_cpu else middle.shape[1]
     output = middle.clone()
-    for part in output.split(rows, 1):
+
+    def think(part: Tensor) -> None:
         hidden = linear(block.up, block.ln2(part).to(dtype))
         part += linear(block.down, activate(hidden, block.activation, in_place=True))
+
+    shared(think, output.split(rows, 1))
     return output, None
 
 
@@ -165,6 +174,19 @@ def linear(layer: nn.Linear, x: Tensor) -> Tensor:
     return F.linear(x, layer.weight, layer.bias)
 
 
+def _by_rows(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`linear`; on the CPU many rows a few at a time, so that idle cores can share them."""
+    if x.device.type != "cpu" or x.shape[1] < MANY_ROWS:
+        return linear(layer, x)
+    made = x.new_empty((*x.shape[:2], layer.out_features))
+
+    def some(part: slice) -> None:
+        made[:, part] = linear(layer, x[:, part])
+
+    shared(some, [slice(row, row + MLP_ROWS_AT_ONCE) for row in range(0, x.shape[1], MLP_ROWS_AT_ONCE)])
+    return made
+
+
 _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
 
 
@@ -188,23 +210,40 @@ def slope(hidden: Tensor, activation: str) -> Tensor:
 def _attend(qkv: Tensor, attention: Tensor | None) -> Tensor:
     """Attention output (N, T, heads, d); the mean over heads of the probabilities is added to `attention` (N, T, T).
 
-    Probabilities live for a few query rows at a time, so memory does not grow with T² · heads.
+    Probabilities live for a few query rows at a time, so memory does not grow with T² · heads. In float32 on the CPU,
+    where they are many, oneDNN multiplies head by head, as `linear` does and for the same reason.
     """
     count, tokens, _, heads, depth = qkv.shape
-    at_once = CPU_SCORES_AT_ONCE if qkv.device.type == "cpu" else GPU_SCORES_AT_ONCE
+    on_cpu = qkv.device.type == "cpu"
+    at_once = CPU_SCORES_AT_ONCE if on_cpu else GPU_SCORES_AT_ONCE
+    many = on_cpu and qkv.dtype == torch.float32 and heads * tokens * tokens > at_once
+    times = _ONEDNN if many else None
     images = min(count, max(1, at_once // (heads * tokens * tokens)))
-    rows = min(tokens, max(16, at_once // (images * heads * tokens)))
+    rows = min(tokens, max(16, at_once // (HEAD_SHARE * tokens if times else images * heads * tokens)))
     result = qkv.new_empty((count, tokens, heads, depth))
     for n in range(0, count, images):
         these = qkv[n : n + images]
         query, key, value = these.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()  # images · heads, T, d
-        query, key = query * depth**-0.5, key.transpose(1, 2)
-        for row in range(0, tokens, rows):
-            part = slice(row, row + rows)
-            probabilities = torch.softmax(torch.bmm(query[:, part], key), 2)
-            given = torch.bmm(probabilities, value).unflatten(0, (-1, heads))
-            result[n : n + images, part] = given.transpose(1, 2)
-            if attention is not None:
-                sums = probabilities.unflatten(0, (-1, heads)).sum(1, dtype=attention.dtype)
-                attention[n : n + images, part].add_(sums, alpha=1 / heads)
+        query, value = query * depth**-0.5, value.transpose(1, 2).contiguous() if times else value
+        here, seen = result[n : n + images], None if attention is None else attention[n : n + images]
+
+        def hear(
+            part: slice, query: Tensor = query, key: Tensor = key, value: Tensor = value, here: Tensor = here,
+            seen: Tensor | None = seen,
+        ) -> None:  # fmt: skip
+            if times is None:
+                probabilities = torch.softmax(torch.bmm(query[:, part], key.transpose(1, 2)), 2)
+                given = torch.bmm(probabilities, value).unflatten(0, (-1, heads))
+                here[:, part] = given.transpose(1, 2)
+                if seen is not None:
+                    sums = probabilities.unflatten(0, (-1, heads)).sum(1, dtype=seen.dtype)
+                    seen[:, part].add_(sums, alpha=1 / heads)
+                return
+            for head in range(heads):
+                likely = torch.softmax(times(query[head, part], key[head], None, "none", [], ""), 1)
+                here[0, part, head] = times(likely, value[head], None, "none", [], "")
+                if seen is not None:
+                    seen[0, part].add_(likely, alpha=1 / heads)
+
+        shared(hear, [slice(row, row + rows) for row in range(0, tokens, rows)])
     return result

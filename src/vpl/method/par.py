@@ -26,6 +26,7 @@ from torch import Tensor
 
 from vpl.config import PAR_COLOUR, PAR_DILATIONS, PAR_PLACE, PAR_ROUNDS
 from vpl.errors import DataError
+from vpl.machine import shared
 
 PIXELS_AT_ONCE = 2**16
 """Pixels of a band of rows that a CPU computes together: what is read again and again stays in its cache. [ours]"""
@@ -68,13 +69,20 @@ def par(
     step = ROWS * max(1, PIXELS_AT_ONCE // (ROWS * W)) if masks.device.type == "cpu" else H
     bands = [slice(top, min(top + step, H)) for top in range(0, H, step)]
     padded = _padded(images, dilations)
-    kernels = [_kernel(images[:, :, rows], padded, rows, dilations, colour, place) for rows in bands]
+    kernels: dict[int, Tensor] = {}
+
+    def weigh(rows: slice) -> None:
+        kernels[rows.start] = _kernel(images[:, :, rows], padded, rows, dilations, colour, place)
+
+    def follow(rows: slice) -> None:
+        spread = masks[:, :, rows]
+        for weights, neighbour in zip(kernels[rows.start], _neighbours(padded, rows, W, dilations), strict=True):
+            spread.addcmul_(weights, neighbour)
+
+    shared(weigh, bands)
     for _ in range(rounds):
         padded, masks = _padded(masks, dilations), torch.zeros_like(masks)
-        for rows, kernel in zip(bands, kernels, strict=True):
-            spread = masks[:, :, rows]
-            for weights, neighbour in zip(kernel, _neighbours(padded, rows, W, dilations), strict=True):
-                spread.addcmul_(weights, neighbour)
+        shared(follow, bands)
     return masks
 
 

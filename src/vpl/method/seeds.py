@@ -42,6 +42,7 @@ from vpl.clip.block import LastBlock, plainly
 from vpl.clip.block import slope as slope_of
 from vpl.clip.model import Features, FrozenClip
 from vpl.errors import VplError
+from vpl.machine import shared
 from vpl.method.refine import minmax
 
 CPU_CELLS_AT_ONCE = 2**22
@@ -279,8 +280,8 @@ def _through_attention(clip: FrozenClip, last: LastBlock, d_out: Tensor) -> Floa
     parts = d_out.new_empty((count, tags, 3, heads, depth))
     at_once = CPU_SCORES_AT_ONCE if d_out.device.type == "cpu" else GPU_SCORES_AT_ONCE
     step = max(1, at_once // (count * tokens * tokens))
-    for first in range(0, heads, step):
-        own = slice(first, first + step)
+
+    def heard(own: slice) -> None:
         query, key, value = last.qkv[:, :, :, own].float().permute(2, 0, 3, 1, 4)  # N heads T d
         query = query[:, :, 1:]
         d = d_out.unflatten(3, (heads, depth))[..., own, :].permute(0, 3, 2, 1, 4)  # N heads hw K d
@@ -296,6 +297,8 @@ def _through_attention(clip: FrozenClip, last: LastBlock, d_out: Tensor) -> Floa
         parts[:, :, 0, own] = (scale * row_sum.transpose(2, 3) @ key).transpose(1, 2)
         parts[:, :, 1, own] = (-scale * class_share.transpose(2, 3) @ query).transpose(1, 2)
         parts[:, :, 2, own] = ((1 - to_class)[..., None] * d).sum(2).transpose(1, 2)
+
+    shared(heard, [slice(first, first + step) for first in range(0, heads, step)])
     return parts.flatten(2) @ block.qkv.weight.float() / patches
 
 

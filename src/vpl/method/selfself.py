@@ -32,6 +32,7 @@ from vpl.clip.model import Features, FrozenClip
 from vpl.clip.towers import ImageTower
 from vpl.config import NACLIP_STD
 from vpl.errors import ConfigError
+from vpl.machine import shared
 
 _QUERY, _KEY, _VALUE = 0, 1, 2
 
@@ -116,13 +117,15 @@ def _heard(
     result = torch.empty_like(qkv[:, :, _VALUE])
     for n, image in enumerate(qkv):
         parts = image.permute(1, 2, 0, 3)  # 3, heads, T, d
-        for row in range(0, tokens, rows):
-            these = slice(row, row + rows)
+
+        def hear(these: slice, parts: Tensor = parts, n: int = n) -> None:
             weights = torch.zeros((), device=qkv.device, dtype=qkv.dtype)
             for one, other in likeness.pairs:
                 scores = (parts[one][:, these] * depth**-0.5) @ parts[other].transpose(1, 2)
                 weights = weights + torch.softmax(scores if near is None else scores + near[these], 2)
             result[n, these] = (weights @ parts[_VALUE]).transpose(0, 1)
+
+        shared(hear, [slice(row, row + rows) for row in range(0, tokens, rows)])
     return result
 
 

@@ -1,7 +1,7 @@
 """The way of photographs through the machine: read, encode, finish, all three at once. THE pipeline of every engine.
 
     plan     images of equal patch grids, a batch each, from the list alone      stream.plan
-    flow     read (threads) ──> work on the encoder's device (lanes) ──> finish (threads)      stream.flow
+    flow     read (threads) ──> work on the encoder's device (lanes) ──> finish (threads, or the lane)      stream.flow
 
 The unit of work is a batch, on a CPU a photograph, planned from the list of images alone, so that a continued run, a
 worker of a cluster and a notebook compute the same batches and so the same bytes. Memory does not grow with the list:
@@ -28,7 +28,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import MOST_WORKERS, ClipConfig
 from vpl.edges import images
 from vpl.errors import ConfigError, DataError, VplError
-from vpl.machine import Clock, cores, one_core_each, threads, unless_out_of_memory
+from vpl.machine import Clock, Crew, cores, one_core_each, threads, unless_out_of_memory
 from vpl.method.views import View
 
 log = logging.getLogger("vpl")
@@ -182,6 +182,7 @@ class Stream:
         self.clip, self.config, self.workers = clip, config, workers
         self.lanes = {"cpu": workers, "cuda": CUDA_LANES}.get(clip.device.type, 1)
         self._portions = Portions()
+        self._marks: list[tuple[float, float]] = []
 
     def plan(
         self, count: int, grid: Callable[[int], tuple[int, int]], fail: Callable[[int, VplError], None]
@@ -222,57 +223,89 @@ class Stream:
     ) -> Generator[Settled, None, None]:
         """All batches through reading, `work` and the calls that `finish` makes of its results, in their order.
 
-        Reading, work on the device and finishing have threads of their own and overlap; at most `AHEAD` batches wait
-        beside those at work. Every thread computes on one core: cores are shared out by images. So nothing waits for
-        the slowest part of a matrix product, and results do not depend on the number of cores, as torch's may.
+        Reading, work on the device and finishing have threads of their own and overlap. On a CPU the thread that has
+        worked on a photograph finishes it: no more threads than cores, so that each keeps its cache. At most `AHEAD`
+        batches wait beside those at work. Every thread computes on one core: cores are shared out by images. So nothing
+        waits for the slowest part of a product, and results do not depend on the number of cores, as torch's may.
 
         Args:
             read: the view, with its pixels, of the image of this number. Its `VplError` is the image's failure.
             work: what is computed of several images (numbers, views) together.
-            finish: calls that go to threads of their own; the batch has settled when they have ended.
+            finish: calls that go to threads of their own, but on a CPU; the batch has settled when they have ended.
             done: whether a batch needs nothing any more; it is settled at once.
         """
 
-        def lane(batch: Batch, reading: list[Future], finishers: ThreadPoolExecutor) -> tuple[Settled, list[Future]]:
-            members, views, failures, portions = [], [], [], []
+        def lane(
+            batch: Batch, reading: list[Future], finishers: ThreadPoolExecutor | None, crew: Crew | None
+        ) -> tuple[Settled, list[Future]]:
+            members, views, failures = [], [], []
             for member, future in zip(batch.members, reading, strict=True):
                 try:
                     views.append(self._fitting(future.result(), batch.grid))
                     members.append(member)
                 except VplError as error:
                     failures.append((member, error))
+            with crew.at_work() if crew else contextlib.nullcontext():
+                return finished(batch, members, views, failures, finishers)
+
+        def finished(
+            batch: Batch,
+            members: list[int],
+            views: list[View],
+            failures: list[tuple[int, VplError]],
+            finishers: ThreadPoolExecutor | None,
+        ) -> tuple[Settled, list[Future]]:
+            portions = []
             for part, result in self._portions.each(views, lambda part: work(tuple(members[part]), views[part])):
                 if result is None:
                     failures.append((members[part.start], self._too_large(views[part.start])))
                 else:
                     bare = [dataclasses.replace(view, pixels=None) for view in views[part]]
                     portions.append(Portion(tuple(members[part]), bare, result))
-            calls = finish(batch, portions) if finish and portions else ()
-            return Settled(batch, portions, failures), [finishers.submit(call) for call in calls]
+            calls = list(finish(batch, portions)) if finish and portions else []
+            finishing = [finishers.submit(call) for call in calls if finishers is not None]
+            for call in calls if finishers is None else ():
+                call()
+            return Settled(batch, portions, failures), finishing
 
+        on_cpu = self.clip.device.type == "cpu"
         with (
             one_core_each(),
-            threads(self.workers) as finishers,
+            contextlib.nullcontext() if on_cpu else threads(self.workers) as finishers,
+            threads(self.lanes) as helpers,
             threads(self.lanes) as encoders,
             threads(self.workers) as readers,
         ):
+            crew = Crew(helpers, self.lanes) if on_cpu else None
             waiting: deque[Future | Settled] = deque()
             for batch in batches:
                 if done and done(batch):
                     waiting.append(Settled(batch))
                 else:
                     reading = [readers.submit(read, member) for member in batch.members]
-                    waiting.append(encoders.submit(lane, batch, reading, finishers))
+                    waiting.append(encoders.submit(lane, batch, reading, finishers, crew))
                 if len(waiting) > self.lanes + AHEAD:
-                    yield _settled(waiting.popleft())
+                    yield self._settled(waiting.popleft())
             while waiting:
-                yield _settled(waiting.popleft())
+                yield self._settled(waiting.popleft())
+
+    def _settled(self, one: Future | Settled) -> Settled:
+        """A batch, once its finishing calls have ended."""
+        if isinstance(one, Settled):
+            return one
+        settled, finishing = one.result()
+        for future in finishing:
+            future.result()
+        self._marks = [*self._marks[:1], *self._marks[1:][-1:], (time.perf_counter(), time.process_time())]
+        return settled
 
     @contextlib.contextmanager
     def watched(self, clock: Clock) -> Iterator[dict[str, float]]:
         """How busy the threads were inside the block, 0 to 1, by kind (`PARTS`); "cores": processor time over that of
-        all cores. It stands in the dictionary when the block ends."""
+        all cores; "steady": the same from the end of the first batch to that of the last but one.
+        It stands in the dictionary when the block ends."""
         busy: dict[str, float] = {}
+        self._marks.clear()
         start, start_cpu, before = time.perf_counter(), time.process_time(), clock.seconds()
         yield busy
         taken = max(time.perf_counter() - start, 1e-9)
@@ -281,6 +314,9 @@ class Stream:
         for kind, count in counts.items():
             busy[kind] = round(sum(spent.get(part, 0.0) for part in PARTS[kind]) / (count * taken), 3)
         busy["cores"] = round((time.process_time() - start_cpu) / (cores() * taken), 3)
+        if len(self._marks) > 2:
+            (first, first_cpu), (last, last_cpu) = self._marks[0], self._marks[-2]
+            busy["steady"] = round((last_cpu - first_cpu) / (cores() * max(last - first, 1e-9)), 3)
 
     def _fitting(self, view: View, grid: tuple[int, int]) -> View:
         if view.pixels is not None and view.pixels.shape[1:] != tuple(side * self.clip.patch for side in grid):
@@ -293,13 +329,3 @@ class Stream:
             f"the memory of {self.clip.device} is too small for this image at {height} x {width} pixels, even alone; "
             f"lower clip.max_side (now {self.config.max_side}) or take another --device."
         )
-
-
-def _settled(one: Future | Settled) -> Settled:
-    """A batch, once its finishing calls have ended."""
-    if isinstance(one, Settled):
-        return one
-    settled, finishing = one.result()
-    for future in finishing:
-        future.result()
-    return settled
