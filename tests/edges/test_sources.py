@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vpl.edges import images, outputs, sources
+from vpl.edges import images, outputs, sources, storage
 from vpl.errors import DataError
 
 
@@ -120,3 +120,11 @@ def test_films_are_known_by_their_suffix(tmp_path):
     first, second = sources.read(tmp_path).found
     assert (first.name, first.is_film) == ("a.v2", False) and (second.name, second.is_film) == ("walk", True)
     assert images.read_image(first.image).shape == (8, 8, 3)
+
+
+def test_kinds_are_counted_so_that_none_is_passed_over_without_a_word(tmp_path):
+    for name in ("a.jpg", "b.JPG", "day/c.jfif", "d"):
+        storage.ready(tmp_path, name)
+        Image.new("RGB", (4, 4)).save(tmp_path / name, "jpeg")
+    assert sources.read(tmp_path).kinds() == "2 .jpg, 1 without suffix, 1 .jfif"
+    assert sources.read(np.zeros((4, 4, 3), np.uint8)).kinds() == ""

@@ -210,6 +210,7 @@ def _close(run: Run, out: str | None) -> int:
 
 
 def _predict(given: argparse.Namespace) -> int:
+    from vpl.edges import sources
     from vpl.network import delivery, predict
 
     if (given.folder is None) == (given.model is None):
@@ -221,11 +222,11 @@ def _predict(given: argparse.Namespace) -> int:
     )
     predictor = predict.load(given.folder or given.model, given.clip, given.device)
     protocol = predict.SINGLE if given.fast or given.protocol == "single" else predictor.full
-    failures = 0
-    for name, reason in delivery.deliver(predictor, given.images, given.out, protocol, wanted, progress=bar):
+    meant, failures = sources.read(given.images), 0
+    for name, reason in delivery.deliver(predictor, meant, given.out, protocol, wanted, progress=bar):
         print(f"skipped {name}: {reason}", file=sys.stderr)
         failures += 1
-    print(f"masks in {given.out}")
+    print(f"masks in {given.out}, made from {meant.kinds()}" + (f"; {failures} skipped" if failures else ""))
     return 1 if failures else 0
 
 

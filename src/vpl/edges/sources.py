@@ -16,9 +16,10 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
@@ -62,13 +63,19 @@ class Sources:
     folders: tuple[Path, ...] = ()
     """Folders that are read from: nothing may be written into them."""
 
+    def kinds(self) -> str:
+        """How many files of each suffix were found, the most frequent first: "3 .jpg, 1 .heic, 1 without suffix"."""
+        paths = [str(one.image) for one in self.found if isinstance(one.image, (str, Path))]
+        counts = Counter(PurePosixPath(path.replace("\\", "/")).suffix.lower() or "without suffix" for path in paths)
+        return ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+
 
 def read(given: object) -> Sources:
     """All pictures that are meant, each name once.
 
     Args:
-        given: a path, a pattern, a URL, a picture in memory, or several of them; see the table above. `Found`s are
-            taken as they are.
+        given: a path, a pattern, a URL, a picture in memory, or several of them; see the table above. `Found`s and
+            `Sources` are taken as they are.
 
     Raises:
         DataError: a file, folder or pattern that was given finds nothing, or is of another kind.
@@ -76,6 +83,8 @@ def read(given: object) -> Sources:
     found: list[Found] = []
     left_out: list[tuple[str, str]] = []
     folders: dict[Path, None] = {}
+    if isinstance(given, Sources):
+        return given
     if isinstance(given, (str, Path, Image.Image, np.ndarray)):
         items = [given]
     elif isinstance(given, Iterable):
