@@ -20,7 +20,7 @@ from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
 from vpl.config import Config
 from vpl.edges import images
-from vpl.network import train
+from vpl.network import predict, train
 from vpl.network.crops import Item
 from vpl.network.team import place
 
@@ -35,6 +35,17 @@ VALUES = {
 def config(**changes) -> Config:
     """The case's configuration; `train__steps=3` changes train.steps."""
     return Config().with_values(VALUES | {key.replace("__", "."): one for key, one in changes.items()})
+
+
+def picture(height: int = 41, width: int = 58, seed: int = 0) -> np.ndarray:
+    """Pixels without any meaning."""
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def with_settings(predictor: predict.Predictor, **changes) -> predict.Predictor:
+    """The same network with other settings in its card."""
+    card = dataclasses.replace(predictor.card, **changes)
+    return predict.Predictor(card, predictor._head, predictor._clip, torch.device("cpu"))
 
 
 def make_items(folder: Path) -> list[Item]:

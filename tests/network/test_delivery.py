@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -18,7 +17,7 @@ from vpl.clip.model import FrozenClip
 from vpl.edges import film, images
 from vpl.edges.outputs import NAME
 from vpl.errors import ConfigError, DataError, RunError
-from vpl.network import delivery, predict
+from vpl.network import delivery
 from vpl.network.delivery import Outputs, deliver
 from vpl.network.predict import SINGLE, Protocol
 
@@ -27,35 +26,12 @@ pytestmark = pytest.mark.slow
 FULL = Protocol((0.75, 1.0), flip=True, crf=True)
 
 
-@pytest.fixture(scope="module")
-def run(tiny_clip, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    items = case.make_items(tmp_path_factory.mktemp("items"))
-    changes = {"train__steps": 60, "rsc__weight": 0.0, "predict__scales": (0.75, 1.0), "crf__rounds": 2}
-    list(case.fit(tiny_clip, items, folder, **changes))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def predictor(run, tiny_clip):
-    return predict.load(run, tiny_clip)
-
-
-def picture(height=41, width=58, seed=0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def with_settings(predictor, **changes):
-    """The same network with other settings in its card."""
-    return predict.Predictor(replace(predictor.card, **changes), predictor._head, predictor._clip, torch.device("cpu"))
-
-
 def test_a_folder_becomes_masks_probabilities_and_overlays(predictor, tmp_path):
     source, out = tmp_path / "in", tmp_path / "out"
     source.mkdir()
     for number in range(2):
-        Image.fromarray(picture(20 + number, 30, number)).save(source / f"{number}.png")
-    Image.fromarray(picture()).save(source / "1.jpg")
+        Image.fromarray(case.picture(20 + number, 30, number)).save(source / f"{number}.png")
+    Image.fromarray(case.picture()).save(source / "1.jpg")
     (source / "broken.png").write_bytes(b"no image")
     failures = list(deliver(predictor, source, out, SINGLE, Outputs(True, True)))
     assert sorted(name for name, _ in failures) == ["1.png", "broken.png"]
@@ -72,7 +48,7 @@ def test_an_image_that_fits_in_no_memory_is_skipped_and_told(predictor, tmp_path
     folder = tmp_path / "photos"
     folder.mkdir()
     for name, width in (("large", 96), ("small", 40)):
-        Image.fromarray(picture(40, width)).save(folder / f"{name}.png")
+        Image.fromarray(case.picture(40, width)).save(folder / f"{name}.png")
 
     def encode(clip, pixels, *given, real=FrozenClip.encode, **named):
         if pixels.shape[3] > 48:
@@ -107,7 +83,7 @@ def test_a_core_for_each_photograph_gives_the_same_bytes_in_the_same_order(predi
 def test_a_folder_never_keeps_another_networks_masks(predictor, tmp_path):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
-    images.write_image(photos / "a.png", picture(40, 56))
+    images.write_image(photos / "a.png", case.picture(40, 56))
 
     def made(network, protocol=SINGLE):
         assert list(deliver(network, photos, out, protocol)) == []
@@ -115,26 +91,26 @@ def test_a_folder_never_keeps_another_networks_masks(predictor, tmp_path):
 
     first = made(predictor)
     assert made(predictor) == first, "a second time nothing is done"
-    other = with_settings(predictor, clip_hash="another")
+    other = case.with_settings(predictor, clip_hash="another")
     second = made(other)
     assert second != first and made(other) == second
     third = made(other, FULL)
     assert third != second, "another protocol"
-    images.write_image(photos / "a.png", picture(40, 57))
+    images.write_image(photos / "a.png", case.picture(40, 57))
     assert made(other, FULL) != third and images.read_mask(out / "a.png").shape == (40, 57), "another photograph"
 
 
 def test_no_file_of_the_user_is_written_over(predictor, tmp_path):
     out = tmp_path / "out"
     (out / "overlays").mkdir(parents=True)
-    images.write_image(out / "overlays" / "a.png", picture(40, 56))
+    images.write_image(out / "overlays" / "a.png", case.picture(40, 56))
     before = (out / "overlays" / "a.png").read_bytes()
     overlays = Outputs(overlays=True)
     with pytest.raises(RunError, match="is a folder that is read from"):
         list(deliver(predictor, out / "overlays", out, outputs=overlays))
     photos = tmp_path / "photos"
     photos.mkdir()
-    images.write_image(photos / "a.png", picture(40, 56))
+    images.write_image(photos / "a.png", case.picture(40, 56))
     with pytest.raises(DataError, match="was not made by vpl"):
         list(deliver(predictor, photos, out, outputs=overlays))
     assert (out / "overlays" / "a.png").read_bytes() == before and not (out / "a.png").exists()
@@ -143,7 +119,7 @@ def test_no_file_of_the_user_is_written_over(predictor, tmp_path):
 def photographs(folder, names=("a.png", "day1/a.png", "day1/b.jpg")):
     for number, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture(20 + number, 30, number)).save(folder / name)
+        Image.fromarray(case.picture(20 + number, 30, number)).save(folder / name)
     return folder
 
 
@@ -163,8 +139,8 @@ def test_sub_folders_are_kept_and_results_below_are_no_photographs(predictor, tm
 
 def test_a_list_with_a_picture_in_memory(predictor, tmp_path):
     photos = photographs(tmp_path / "photos")
-    assert list(deliver(predictor, [photos / "day1", picture()], tmp_path / "out")) == []
-    assert np.array_equal(images.read_mask(tmp_path / "out" / "1.png"), predictor.predict(picture()))
+    assert list(deliver(predictor, [photos / "day1", case.picture()], tmp_path / "out")) == []
+    assert np.array_equal(images.read_mask(tmp_path / "out" / "1.png"), predictor.predict(case.picture()))
 
 
 def test_below_the_confidence_a_pixel_is_ignored(predictor, tmp_path):
@@ -214,7 +190,7 @@ def test_overwrite_replaces_what_is_not_ours(predictor, tmp_path):
 def test_a_film_becomes_masks_of_its_frames_and_a_film(predictor, tmp_path):
     path, out = tmp_path / "films" / "walk.mp4", tmp_path / "out"
     path.parent.mkdir()
-    film.write(path, (picture(32, 48, number) for number in range(5)), Fraction(10))
+    film.write(path, (case.picture(32, 48, number) for number in range(5)), Fraction(10))
     outputs = Outputs(overlays=True, every=2)
     assert list(deliver(predictor, path.parent, out, outputs=outputs)) == []
     assert [name for name in files(out) if not name.startswith(".")] == [
@@ -250,7 +226,7 @@ def test_a_machine_at_its_end_stops_predictions_which_go_on_later(predictor, tmp
     photos.mkdir()
     monkeypatch.setattr(delivery, "cores", lambda: count)
     for number in range(12):
-        images.write_image(photos / f"{number}.png", picture(20, 30, number))
+        images.write_image(photos / f"{number}.png", case.picture(20, 30, number))
 
     def failing(*given):
         raise MemoryError if kind == "no memory" else OSError(5, "Input/output error")
@@ -280,7 +256,7 @@ def test_a_machine_at_its_end_stops_predictions_which_go_on_later(predictor, tmp
 def test_damaged_scores_are_one_sentence(predictor, tmp_path, text):
     photos, out = tmp_path / "photos", tmp_path / "out"
     photos.mkdir()
-    images.write_image(photos / "a.png", picture(20, 30))
+    images.write_image(photos / "a.png", case.picture(20, 30))
     assert list(deliver(predictor, photos, out, SINGLE, Outputs(scores=True))) == []
     (out / "scores" / "a.json").write_text(text)
     if text:

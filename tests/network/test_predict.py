@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,33 +28,6 @@ from vpl.network.predict import SINGLE, Protocol
 FULL = Protocol((0.75, 1.0), flip=True, crf=True)
 
 
-@pytest.fixture(scope="module")
-def items(tmp_path_factory):
-    return case.make_items(tmp_path_factory.mktemp("items"))
-
-
-@pytest.fixture(scope="module")
-def run(tiny_clip, items, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    changes = {"train__steps": 60, "rsc__weight": 0.0, "predict__scales": (0.75, 1.0), "crf__rounds": 2}
-    list(case.fit(tiny_clip, items, folder, **changes))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def predictor(run, tiny_clip):
-    return predict.load(run, tiny_clip)
-
-
-def picture(height=41, width=58, seed=0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
-
-
-def with_settings(predictor, **changes):
-    """The same network with other settings in its card."""
-    return predict.Predictor(replace(predictor.card, **changes), predictor._head, predictor._clip, torch.device("cpu"))
-
-
 def slow_shares(predictor, image: np.ndarray, scales, flip: bool) -> np.ndarray:
     """One view at a time, each through the encoder, the head, bilinear and softmax; then the mean."""
     card, clip = predictor.card, predictor._clip
@@ -76,24 +48,24 @@ def slow_shares(predictor, image: np.ndarray, scales, flip: bool) -> np.ndarray:
 @pytest.mark.parametrize("size", [(1, 1), (1, 30), (7, 5), (41, 58), (64, 64)])
 @pytest.mark.parametrize("protocol", [SINGLE, FULL], ids=["single", "full"])
 def test_results_have_the_image_size(predictor, size, protocol):
-    labels, shares = predictor.predict(picture(*size), probabilities=True, protocol=protocol)
+    labels, shares = predictor.predict(case.picture(*size), probabilities=True, protocol=protocol)
     assert labels.shape == size and labels.dtype == np.uint8 and labels.max() <= 2
     assert shares.shape == (3, *size) and shares.dtype == np.float32
     np.testing.assert_allclose(shares.sum(0), 1, atol=1e-5)
     assert np.array_equal(shares.argmax(0), labels)
-    assert np.array_equal(predictor.predict(picture(*size), protocol=protocol), labels)
+    assert np.array_equal(predictor.predict(case.picture(*size), protocol=protocol), labels)
 
 
 @pytest.mark.parametrize(("scales", "flip"), [((1.0,), False), ((1.0,), True), ((0.5, 1.0, 1.3), True)])
 def test_agrees_with_one_view_at_a_time(predictor, scales, flip):
-    _, shares = predictor.predict(picture(), probabilities=True, protocol=Protocol(scales, flip))
-    np.testing.assert_allclose(shares, slow_shares(predictor, picture(), scales, flip), atol=2e-5)
+    _, shares = predictor.predict(case.picture(), probabilities=True, protocol=Protocol(scales, flip))
+    np.testing.assert_allclose(shares, slow_shares(predictor, case.picture(), scales, flip), atol=2e-5)
 
 
 @pytest.mark.parametrize("protocol", [SINGLE, Protocol((0.75, 1.0, 1.25), flip=True)], ids=["single", "full"])
 def test_the_one_piece_that_looks_has_the_bytes_of_a_loop_over_scales(predictor, protocol):
     """As `predict` looked before votes and predictions had one piece: both images of a scale, one sum, one division."""
-    image, card, size = picture(), predictor.card, (41, 58)
+    image, card, size = case.picture(), predictor.card, (41, 58)
     total = torch.zeros(3, *size)
     with torch.no_grad():
         for scale in protocol.scales:
@@ -107,7 +79,7 @@ def test_the_one_piece_that_looks_has_the_bytes_of_a_loop_over_scales(predictor,
 
 
 def test_the_crf_follows_the_mean(predictor):
-    image = picture(24, 31)
+    image = case.picture(24, 31)
     _, before = predictor.predict(image, probabilities=True, protocol=Protocol(FULL.scales, True))
     _, after = predictor.predict(image, probabilities=True, protocol=FULL)
     expected = crf.dense_crf(image, before, rounds=2)
@@ -140,7 +112,7 @@ def test_windows_cover_and_overlap(length, window):
 
 
 def test_windows_average_what_each_sees(predictor):
-    small = with_settings(predictor, predict=PredictConfig(scales=(1.0,), window=32))
+    small = case.with_settings(predictor, predict=PredictConfig(scales=(1.0,), window=32))
     pixels = torch.randn(1, 3, 40, 64, generator=torch.Generator().manual_seed(0))
     total, counts = torch.zeros(3, 5, 8), torch.zeros(5, 8)
     with torch.no_grad():
@@ -154,15 +126,15 @@ def test_windows_average_what_each_sees(predictor):
 
 
 def test_a_window_as_large_as_the_image_changes_nothing(predictor):
-    large = with_settings(predictor, predict=PredictConfig(scales=(1.0,), window=64))
-    assert np.array_equal(large.predict(picture(64, 64)), predictor.predict(picture(64, 64)))
-    small = with_settings(predictor, predict=PredictConfig(scales=(1.0,), window=32))
-    assert small.predict(picture(200, 33)).shape == (200, 33)
+    large = case.with_settings(predictor, predict=PredictConfig(scales=(1.0,), window=64))
+    assert np.array_equal(large.predict(case.picture(64, 64)), predictor.predict(case.picture(64, 64)))
+    small = case.with_settings(predictor, predict=PredictConfig(scales=(1.0,), window=32))
+    assert small.predict(case.picture(200, 33)).shape == (200, 33)
 
 
 def test_large_images_are_seen_smaller_but_answered_at_their_size(predictor, tmp_path):
-    small = with_settings(predictor, max_side=40)
-    image = picture(120, 75)
+    small = case.with_settings(predictor, max_side=40)
+    image = case.picture(120, 75)
     Image.fromarray(image).save(tmp_path / "large.png")
     labels, shares = small.predict(tmp_path / "large.png", probabilities=True)
     assert labels.shape == (120, 75) and shares.shape == (3, 120, 75)
@@ -173,7 +145,7 @@ def test_large_images_are_seen_smaller_but_answered_at_their_size(predictor, tmp
 
 # ------------------------------------------------------------------------------------------------------------ inputs
 def test_path_pil_and_array_are_the_same(predictor, tmp_path):
-    image = picture()
+    image = case.picture()
     expected = predictor.predict(image)
     Image.fromarray(image).save(tmp_path / "image.png")
     for given in (tmp_path / "image.png", str(tmp_path / "image.png"), Image.fromarray(image), image[:, ::-1][:, ::-1]):
@@ -181,16 +153,16 @@ def test_path_pil_and_array_are_the_same(predictor, tmp_path):
 
 
 def test_grey_clear_and_turned_pictures(predictor):
-    grey = picture()[..., 0]
+    grey = case.picture()[..., 0]
     expected = predictor.predict(np.repeat(grey[..., None], 3, axis=2))
     assert np.array_equal(predictor.predict(grey), expected)
     assert np.array_equal(predictor.predict(Image.fromarray(grey)), expected)
     clear = np.full((41, 58, 4), (9, 90, 200, 0), np.uint8)
     white = np.full((41, 58, 3), 255, np.uint8)
     assert np.array_equal(predictor.predict(Image.fromarray(clear, "RGBA")), predictor.predict(white))
-    turned = Image.fromarray(picture())
+    turned = Image.fromarray(case.picture())
     turned.getexif()[0x0112] = 6
-    assert np.array_equal(predictor.predict(turned), predictor.predict(np.rot90(picture(), -1).copy()))
+    assert np.array_equal(predictor.predict(turned), predictor.predict(np.rot90(case.picture(), -1).copy()))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +184,7 @@ def test_load_from_run_or_network_folder_by_the_saved_name(run, predictor):
     for folder in (run, run / "network"):
         again = predict.load(folder, device="cpu")
         assert again.classes == case.CLASSES
-        assert np.array_equal(again.predict(picture()), predictor.predict(picture()))
+        assert np.array_equal(again.predict(case.picture()), predictor.predict(case.picture()))
 
 
 def test_another_clip_is_refused(run, clips):
@@ -269,9 +241,9 @@ def test_a_student_needs_no_clip(tiny_clip, items, tmp_path):
     shutil.rmtree(tmp_path / "segformer")
     student = predict.load(tmp_path / "run", device="cpu")
     assert student._clip is None
-    image = picture(50, 70)
+    image = case.picture(50, 70)
     assert student.predict(image, protocol=FULL).shape == (50, 70)
-    windowed = with_settings(student, predict=PredictConfig(scales=(1.0,), window=32))
+    windowed = case.with_settings(student, predict=PredictConfig(scales=(1.0,), window=32))
     assert windowed.predict(image).shape == (50, 70)
     with torch.no_grad():
         pixels = images.to_pixels(image, 8, student.card.mean, student.card.std)[None]
@@ -317,7 +289,7 @@ def test_labels_at_another_size_are_the_argmax_of_the_resized_shares():
 
 def test_out_of_memory_looks_at_the_mirror_image_by_itself(predictor, monkeypatch, caplog):
     protocol = Protocol(flip=True)
-    together = predictor.predict(picture(), True, protocol)[1]
+    together = predictor.predict(case.picture(), True, protocol)[1]
 
     def encode(clip, pixels, *given, real=FrozenClip.encode, **named):
         if len(pixels) > 1:
@@ -326,7 +298,7 @@ def test_out_of_memory_looks_at_the_mirror_image_by_itself(predictor, monkeypatc
 
     monkeypatch.setattr(FrozenClip, "encode", encode)
     monkeypatch.setattr(predictor, "_views_at_once", 2)
-    labels, apart = predictor.predict(picture(), True, protocol)
+    labels, apart = predictor.predict(case.picture(), True, protocol)
     np.testing.assert_allclose(apart, together, atol=1e-5)
-    assert (predictor.predict(picture(), protocol=protocol) == labels).all()
+    assert (predictor.predict(case.picture(), protocol=protocol) == labels).all()
     assert len([record for record in caplog.records if "mirror image" in record.getMessage()]) == 1

@@ -42,11 +42,6 @@ def one_thread():
 
 
 @pytest.fixture(scope="module")
-def items(tmp_path_factory):
-    return case.make_items(tmp_path_factory.mktemp("items"))
-
-
-@pytest.fixture(scope="module")
 def finished(tiny_clip, items, tmp_path_factory):
     """The run folder and records of an uninterrupted training."""
     folder = tmp_path_factory.mktemp("finished")

@@ -10,6 +10,7 @@ import os
 import re
 import stat
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 from vpl.edges import storage
@@ -173,15 +174,7 @@ def existing_folder(given: str, key: str) -> Path:
     Raises:
         DataError: it is not given, or no folder.
     """
-    if not given:
-        raise DataError(f"{key} is empty; set it to the folder.")
-    try:
-        found = Path(given).is_dir()
-    except (OSError, ValueError):
-        found = False
-    if not found:
-        raise DataError(f"{key} is {shown(given)}, which is no folder; check the path.")
-    return Path(given)
+    return _existing(given, key, "folder", Path.is_dir, "the folder", "check the path")
 
 
 def existing_file(given: str, key: str, wanted: str) -> Path:
@@ -190,12 +183,16 @@ def existing_file(given: str, key: str, wanted: str) -> Path:
     Raises:
         DataError: it is not given, or no file.
     """
+    return _existing(given, key, "file", Path.is_file, wanted, f"expected {wanted}")
+
+
+def _existing(given: str, key: str, kind: str, there: Callable[[Path], bool], wanted: str, advice: str) -> Path:
     if not given:
         raise DataError(f"{key} is empty; set it to {wanted}.")
     try:
-        found = Path(given).is_file()
+        found = there(Path(given))
     except (OSError, ValueError):
         found = False
     if not found:
-        raise DataError(f"{key} is {shown(given)}, which is no file; expected {wanted}.")
+        raise DataError(f"{key} is {shown(given)}, which is no {kind}; {advice}.")
     return Path(given)
