@@ -66,8 +66,16 @@ def test_masks_that_can_t_be_the_tags_give_no_scores_and_everything_else_is_made
     found = json.loads((run / "metrics.json").read_text())
     assert "evaluations" not in found and "with_truth" not in found, "what other masks gave is gone"
     assert "There are no scores" in (run / "report.html").read_text()
+
+
+def test_masks_that_can_t_be_the_tags_are_refused_by_evaluate_and_the_right_ones_give_scores(
+    tree, made, tmp_path, capsys
+):
+    run, masks = Path(shutil.copytree(made, tmp_path / "run")), changed(tree, tmp_path / "masks", turned)
+    assert main(["run", str(run), *flags(tree, masks)]) == 1
+    capsys.readouterr()
     assert main(["evaluate", str(run)]) == 2, "scores were all that was asked for"
-    assert words in capsys.readouterr().err
+    assert "another order" in capsys.readouterr().err
     assert main(["run", str(run), *flags(tree, tree / "masks" / "train")]) == 0
     assert json.loads((run / "metrics.json").read_text())["evaluations"][0]["rows"]
 
