@@ -23,7 +23,7 @@ SIGNATURES = {
     "export": "(run, to, out=None, *, what=None, clip=None, progress=...)",
     "load": "(path, clip=None, device='auto')",
     "open_dataset": "(data, classes=None)",
-    "predict": "(model, images, *, protocol=None, probabilities=..., clip=None, device='auto', progress=...)",
+    "predict": "(model, images, *, out=None, protocol=None, probabilities=..., clip=None, device='auto', progress=...)",
     "preset": "(*names)",
     "push_to_hub": "(run, name, *, private=..., clip=None, api=None)",
     "report": "(run)",

@@ -87,6 +87,22 @@ def test_the_command_line_predicts_the_same(made, tree, tmp_path):
         assert (tmp_path / "mask.png").read_bytes() == (tmp_path / "out" / f"{one.name}.png").read_bytes()
 
 
+def test_predictions_go_to_a_folder_as_from_the_command_line(made, tree, tmp_path, caplog):
+    shutil.copytree(tree / "images/train", tmp_path / "photos/deep")
+    (tmp_path / "photos/broken.jpg").write_bytes(b"no image")
+    found = vpl.predict(made.folder, tmp_path / "photos", out=tmp_path / "face", device="cpu")
+    assert "broken.jpg skipped: " in caplog.text
+    given = ["predict", str(made.folder), "--images", str(tmp_path / "photos"), "--out", str(tmp_path / "line")]
+    assert main([*given, "--device", "cpu"]) == 1
+    files = sorted(path.relative_to(tmp_path / "line") for path in (tmp_path / "line").rglob("*") if path.is_file())
+    assert len(files) > 4 and repr(found) == f"<4 masks in {tmp_path / 'face'}>"
+    assert sorted(one.relative_to(tmp_path / "face") for one in (tmp_path / "face").rglob("*") if one.is_file()) == files
+    for file in files:
+        assert (tmp_path / "face" / file).read_bytes() == (tmp_path / "line" / file).read_bytes(), file
+    name = next(iter(found))
+    assert (found[name].labels == read_mask(tmp_path / "face" / f"{name}.png")).all() and found[name].overlay().size
+
+
 def test_a_check_keeps_nothing(tree):
     found = vpl.check(tree / "images/train", tree / "train.csv", values={"train.steps": 0}, device="cpu")
     assert found.photographs == 4 and found.forecast.step is None and "tag rank of pocket" in str(found)

@@ -78,7 +78,8 @@ def deliver(
     outputs: Outputs = Outputs(),
     progress: Progress = silent,
 ) -> Iterator[tuple[str, str]]:
-    """A palette PNG for each image that `given` means (`sources.read`); yields what could not be used, and why.
+    """A palette PNG for each image that `given` means (`sources.read`, or what it gave); yields what could not be used,
+    and why.
 
     Images whose files were made from this network, these settings and this very photograph are passed over, so that a
     killed run goes on where it was; files that vpl did not make are not replaced (edges/outputs), unless
@@ -91,7 +92,7 @@ def deliver(
     out = Path(out)
     overlays = out / OVERLAYS
     check_no_run(out)
-    meant = sources.read(given)
+    meant = given if isinstance(given, sources.Sources) else sources.read(given)
     tops = [out, *([overlays] if outputs.overlays else []), *([out / SCORES] if outputs.scores else [])]
     above = {str(PurePosixPath(one.name).parent) for one in meant.found}
     check_apart([top / name for top in tops for name in {".", *above}], meant.folders)

@@ -16,11 +16,13 @@ from vpl import build
 from vpl.classes import ClassSet
 from vpl.clip.model import FrozenClip
 from vpl.config import Config
-from vpl.edges import storage
+from vpl.edges import sources, storage
 from vpl.edges.datasets import Sample
+from vpl.edges.images import Picture
 from vpl.errors import DataError
 from vpl.judge import check as checks
 from vpl.judge.check import Check
+from vpl.network import delivery
 from vpl.network import predict as network
 from vpl.network.predict import Predictor, Protocol
 from vpl.notebook.pictures import Pictures, shots
@@ -28,7 +30,7 @@ from vpl.notebook.shown import LabelMap, Prediction, Segmentation, contact_sheet
 from vpl.progress import Progress, silent
 from vpl.runs import stored
 from vpl.runs.files import read_map
-from vpl.runs.folder import Failure
+from vpl.runs.folder import Failure, log
 from vpl.runs.plan import Plan, count_of, told
 from vpl.runs.records import read_evaluations
 from vpl.runs.scoring import MAP_ROWS
@@ -39,26 +41,31 @@ SHOWN = 4
 
 
 class Masks(Mapping[str, LabelMap]):
-    """The pseudo-masks of a run by photograph, read when they are asked for."""
+    """The masks of a folder by photograph, read when they are asked for.
 
-    def __init__(self, folder: Path, samples: tuple[Sample, ...], classes: ClassSet):
-        self._folder, self._classes = folder, classes
-        self._samples = {one.id: one for one in samples if self._path(one.id).exists()}
+    Args:
+        images: the photographs by their names; those without a mask are left out.
+        kind: what the masks are called.
+    """
+
+    def __init__(self, folder: Path, images: Mapping[str, Picture], classes: ClassSet, kind: str = "pseudo-mask"):
+        self._folder, self._classes, self._kind = folder, classes, kind
+        self._images = {name: one for name, one in images.items() if self._path(name).exists()}
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.png"
 
     def __getitem__(self, name: str) -> LabelMap:
-        return LabelMap(name, self._samples[name].image, read_map(self._path(name)), self._classes)
+        return LabelMap(name, self._images[name], read_map(self._path(name)), self._classes)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._samples)
+        return iter(self._images)
 
     def __len__(self) -> int:
-        return len(self._samples)
+        return len(self._images)
 
     def __repr__(self) -> str:
-        return f"<{count_of(len(self), 'pseudo-mask')} in {self._folder}>"
+        return f"<{count_of(len(self), self._kind)} in {self._folder}>"
 
 
 @dataclass(frozen=True)
@@ -191,28 +198,38 @@ def predict(
     model: str | Path | Predictor,
     images: Pictures,
     *,
+    out: str | Path | None = None,
     protocol: Protocol | None = None,
     probabilities: bool = False,
     clip: FrozenClip | str | Path | None = None,
     device: str = "auto",
     progress: Progress = silent,
-) -> Prediction | list[Prediction]:
+) -> Prediction | list[Prediction] | Masks:
     """Label maps by a trained network, of one image or of many; no tags.
 
     Args:
         model: a run folder, a folder that `vpl export --to hf` made, or what `vpl.load` gave.
         images: a path, PIL image or array; a list of these, a folder with its sub-folders, a pattern.
+        out: a folder for the masks, which then are not held in memory: what `vpl predict --out` writes, to the same
+            bytes. A photograph that can't be used is a warning and left out; what comes back reads the masks.
         protocol: how an image is looked at; default: as `predict` of the run's configuration says, like `vpl predict`.
         probabilities: also those of background and each class.
         clip: the CLIP that the network was trained with, if it lies elsewhere now.
 
     Raises:
         ModelError: there is no network, or not its CLIP.
-        DataError: an image can't be used.
+        DataError: an image can't be used; with `out`, none of them can.
+        RunError: `out` can't be written, or holds files that vpl did not make.
     """
-    given, one = shots(images)
     loaded = model if isinstance(model, Predictor) else network.load(model, clip, device)
-    wanted, found = protocol or loaded.full, []
+    wanted = protocol or loaded.full
+    if out is not None:
+        meant = sources.read(images)
+        outputs = delivery.Outputs(probabilities=probabilities)
+        for name, reason in delivery.deliver(loaded, meant, out, wanted, outputs, progress):
+            log.warning("%s skipped: %s", name, reason)
+        return Masks(Path(out), {one.name: one.image for one in meant.found}, loaded.classes, "mask")
+    (given, alone), found = shots(images), []
     for shot in progress(given, len(given), "predict"):
         try:
             if probabilities:
@@ -222,7 +239,7 @@ def predict(
         except DataError as error:
             raise DataError(f"{shot.name}: {error}") from error
         found.append(Prediction(shot.name, shot.source, labels, loaded.classes, shares))
-    return found[0] if one else found
+    return found[0] if alone else found
 
 
 def _config(
@@ -248,7 +265,7 @@ def _made(run: Run, plan: tuple[str, ...]) -> Made:
         run.folder,
         plan,
         run.dataset.samples,
-        Masks(run.folder / "labels", run.dataset.samples, run.classes),
+        Masks(run.folder / "labels", {one.id: one.image for one in run.dataset.samples}, run.classes),
         tuple(run.failures.values()),
         tuple(read_evaluations(run.folder)),
         run.has_network,
