@@ -96,7 +96,9 @@ def test_predictions_go_to_a_folder_as_from_the_command_line(made, tree, tmp_pat
     assert main([*given, "--device", "cpu"]) == 1
     files = sorted(path.relative_to(tmp_path / "line") for path in (tmp_path / "line").rglob("*") if path.is_file())
     assert len(files) > 4 and repr(found) == f"<4 masks in {tmp_path / 'face'}>"
-    assert sorted(one.relative_to(tmp_path / "face") for one in (tmp_path / "face").rglob("*") if one.is_file()) == files
+    assert (
+        sorted(one.relative_to(tmp_path / "face") for one in (tmp_path / "face").rglob("*") if one.is_file()) == files
+    )
     for file in files:
         assert (tmp_path / "face" / file).read_bytes() == (tmp_path / "line" / file).read_bytes(), file
     name = next(iter(found))

@@ -28,11 +28,15 @@ BOUNDARY_TOLERANCE = 2
 
 @dataclass(frozen=True)
 class Sign:
-    """One number, what it means, and what to do; `advice` is "" where nothing is to be done, `value` None: unknown."""
+    """One number, what it means, and what to do; `advice` is "" where nothing is to be done, `value` None: unknown.
+
+    `images`: of how many photographs it is the mean; 0 where it was not measured photograph by photograph.
+    """
 
     value: float | None
     meaning: str
     advice: str
+    images: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,8 @@ class _Rule:
         if not known.size:
             return Sign(None, self.meaning, "")
         mean = float(known.mean())
-        return Sign(mean, self.meaning, self.advice if mean < self.low or mean > self.high else "")
+        advice = self.advice if mean < self.low or mean > self.high else ""
+        return Sign(mean, self.meaning, advice, 0 if np.isscalar(values) else known.size)
 
 
 LABEL_FREE = {
@@ -150,7 +155,7 @@ def changed(before: UInt8[np.ndarray, "H W"], after: UInt8[np.ndarray, "H W"]) -
 
 
 def label_free(values: Mapping[str, float | Sequence[float]]) -> dict[str, dict]:
-    """Signs that need no truth, as plain data for metrics.json: name -> {value, meaning, advice}.
+    """Signs that need no truth, as plain data for metrics.json: name -> {value, meaning, advice, images}.
 
     Args:
         values: by name of `LABEL_FREE`, one number or one per image (nan: unknown). Missing names are left out.

@@ -304,7 +304,10 @@ def _row(tree: Mapping, classes: Sequence[str], path: Path) -> Row:
 def _signs(tree: Mapping) -> tuple[NamedSign, ...]:
     """The signs with a value, by their names, those that ask for something first."""
     found = [
-        (charts.words(name), Sign(item["value"], item.get("meaning", ""), item.get("advice", "")))
+        (
+            charts.words(name),
+            Sign(item["value"], item.get("meaning", ""), item.get("advice", ""), item.get("images", 0)),
+        )
         for name, item in tree.items()
         if item["value"] is not None
     ]

@@ -57,27 +57,28 @@ class Contents:
     def _remembered(self, file: Path | str) -> str | None:
         if storage.is_url(file):
             return digest("url", file)
-        signature, known = _signature(file), self._known.get(str(file))
-        if signature is None:
+        mark, known = signature(file), self._known.get(str(file))
+        if mark is None:
             return UNREAD
-        return known[1] if known and known[0] == signature else None
+        return known[1] if known and known[0] == mark else None
 
     def _read(self, file: Path | str) -> str:
-        signature, hashed = _signature(file), hashlib.blake2b(digest_size=8)
+        mark, hashed = signature(file), hashlib.blake2b(digest_size=8)
         try:
             with storage.open_bytes(file) as opened:
                 while part := opened.read(_AT_ONCE):
                     hashed.update(part)
         except OSError:
             return UNREAD
-        if signature is None or signature != _signature(file):
+        if mark is None or mark != signature(file):
             return UNREAD
-        self._known[str(file)] = signature, hashed.hexdigest()
-        self._lines.add(signature, hashed.hexdigest(), str(file))
+        self._known[str(file)] = mark, hashed.hexdigest()
+        self._lines.add(mark, hashed.hexdigest(), str(file))
         return hashed.hexdigest()
 
 
-def _signature(file: Path | str) -> str | None:
+def signature(file: Path | str) -> str | None:
+    """Size and times of a file, which change when it is written; None where it is absent."""
     try:
         found = Path(file).stat()
     except (OSError, ValueError):

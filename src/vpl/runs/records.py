@@ -98,7 +98,7 @@ _EVALUATION = _is_object(
     {"held_out": lambda given: isinstance(given, bool), "fingerprint": _is_text,
      "tags": _is_table(_is_list(is_number))},
 )  # fmt: skip
-_SIGNS = _is_table(_is_object({"value": _is_score}, {"meaning": _is_text, "advice": _is_text}))
+_SIGNS = _is_table(_is_object({"value": _is_score}, {"meaning": _is_text, "advice": _is_text, "images": is_number}))
 _METRICS: dict[str, Check] = {"evaluations": _is_list(_EVALUATION), "label_free": _SIGNS, "with_truth": _SIGNS}
 _CHOICE = _is_object(
     {"key": _is_text, "default": is_number, "value": is_number, "tried": _is_table(_is_score), "reason": _is_text}, {}
