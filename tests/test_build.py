@@ -20,6 +20,7 @@ from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
 from vpl.edges import images
 from vpl.errors import ConfigError
+from vpl.judge import check
 from vpl.runs.folder import clean
 from vpl.scenes import tree as scene_tree
 
@@ -144,6 +145,16 @@ def other_tag(case: Case, rng: random.Random) -> None:
     case.list(rows)
 
 
+def no_tag(case: Case, rng: random.Random) -> None:
+    case.values["data.untagged"] = "background"
+    rows = case.rows()
+    tagged = [place for place, row in enumerate(rows) if row.partition(",")[2]]
+    if len(tagged) > 3:
+        place = rng.choice(tagged)
+        rows[place] = f"{rows[place].partition(',')[0]},"
+        case.list(rows)
+
+
 def other_photograph(case: Case, rng: random.Random) -> None:
     path = case.photograph(rng.randrange(len(case.rows())))
     with Image.open(path) as image:
@@ -175,8 +186,8 @@ def held_out_comes_or_goes(case: Case, rng: random.Random) -> None:
 
 
 CHANGES: tuple[Callable[[Case, random.Random], None], ...] = (
-    one_more, one_less, other_tag, other_photograph, damaged_or_mended, other_value, other_value, truth_comes_or_goes,
-    held_out_comes_or_goes,
+    one_more, one_less, other_tag, no_tag, other_photograph, damaged_or_mended, other_value, other_value,
+    truth_comes_or_goes, held_out_comes_or_goes,
 )  # fmt: skip
 
 
@@ -220,6 +231,44 @@ def test_one_more_photograph_costs_one_encoding(drawn, tmp_path, monkeypatch):
     assert sum(seen) == 1
     after = {path: path.read_bytes() for path in (tmp_path / "run/labels").iterdir()}
     assert len(after) == IMAGES + 1 and before.items() <= after.items()
+
+
+def test_photographs_without_tags_are_background_where_asked(drawn, tmp_path, monkeypatch):
+    case, run = Case.of(drawn, tmp_path), tmp_path / "run"
+    case.truth = True
+    rows = case.rows()
+    bare, id = f"{rows[1].partition(',')[0]},", rows[1].partition(".")[0]
+    case.list([rows[0], bare, *rows[2:]])
+    case.run(run)
+    maps = [f"seeds/{name}" for name in ("text", "vision", "refined", "crf")] + ["labels"]
+    assert not any((run / name / f"{id}.png").exists() for name in maps), "left out"
+    signs = json.loads((run / "metrics.json").read_text())["label_free"]
+    case.values["data.untagged"] = "background"
+    with counted(monkeypatch) as seen:
+        told = case.run(run, "labels")
+    assert told == ["maps", "masks"] and not seen, "nothing is encoded for it, and nothing learned from it"
+    assert all(not images.read_mask(run / name / f"{id}.png").any() for name in maps)
+    assert case.run(run) == ["network", "scores", "network scores", "signs", "report"]
+    record = json.loads((run / "run.json").read_text())
+    assert record["stages"]["train"]["images"] == IMAGES and record["data"]["problems"] == []
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["label_free"] == signs, "of photographs with tags"
+    assert metrics["evaluations"][0]["images"] == IMAGES, "in the scores"
+    case.run(tmp_path / "fresh")
+    case.run(run, relearn=True)
+    assert_same(run, tmp_path / "fresh")
+    with build.open_run(run, case.config(), device="cpu") as opened:
+        found = check.of_list(opened)
+        assert (found.photographs, found.background) == (IMAGES - 1, 1)
+        told = "\n".join(found.lines(short=True))
+        assert "1 photograph without tags is background" in told and told.count("background\n") == 1
+        assert "note: 1 photograph without tags is background" in str(found)
+        assert check.rank_of(opened)[1] == IMAGES - 1
+    path = case.data / "images/train" / bare[:-1]
+    path.write_bytes(path.read_bytes()[:20])
+    case.run(run)
+    assert id in [one["id"] for one in json.loads((run / "run.json").read_text())["failures"]]
+    assert not (run / "labels" / f"{id}.png").exists(), "a photograph that can't be used teaches nothing"
 
 
 @pytest.mark.parametrize("command", ["run", "labels", "prototypes", "evaluate", "report"])

@@ -147,6 +147,12 @@ class DataConfig(Section):
     columns: tuple[str, ...] = value((), OURS, "image=NAME, tags=NAME of a table's columns; empty: found by name")
     separator: str = value("", OURS, "what stands between a photograph's tags; empty: found")
     aliases: tuple[str, ...] = value((), OURS, "TAG=CLASS: how a tag is to be read")
+    untagged: str = value(
+        "leave-out",
+        OURS,
+        "photographs without tags: leave-out; background, they hold nothing else and teach the network that",
+        choices=("leave-out", "background"),
+    )
     masks: str = value("", OURS, "folder of truth masks, or COCO's instances JSON, for evaluation only; empty: none")
     mask_values: str = value(
         "labels",

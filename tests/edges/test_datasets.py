@@ -110,7 +110,7 @@ def test_every_problem_is_told_by_line(tmp_path):
         "tags.csv:8: 3 columns; expected 2 columns, as in file_name,tags.",
         "tags.csv:9: broken quotes; expected 2 columns, as in file_name,tags.",
         f"tags.csv:4: there is no image file {images}/missing.jpg.",
-        "tags.csv:6: no tags; expected at least one.",
+        "tags.csv:6: no tags; expected at least one, or --untagged background.",
         "tags.csv:10: the file name '../outside.jpg' climbs out of its folder by '..'; "
         f"expected a name inside {images}.",
         f"tags.csv:11: the file name '/etc/passwd' is absolute; expected a name inside {images}.",

@@ -127,7 +127,24 @@ def test_no_value_is_no_tag(tmp_path):
     text = "file_name,tags\na.jpg,dog\nb.jpg,nan\nc.jpg,NULL\n"
     found = opened(tmp_path, text)
     assert found.classes.names == ("dog",)
-    assert found.problems == tuple(f"tags.csv:{n}: no tags; expected at least one." for n in (3, 4))
+    assert found.problems == tuple(
+        f"tags.csv:{n}: no tags; expected at least one, or --untagged background." for n in (3, 4)
+    )
+
+
+def test_photographs_without_tags_are_background_where_asked(tmp_path):
+    text = "file_name,tags\na.jpg,dog\nb.jpg,\nc.jpg,nan\nd.jpg,dgo\nmissing.jpg,\nb.jpg,\nsub/e.jpg,\nsub/e.jpg,cat\n"
+    found = opened(tmp_path, text, names=(*NAMES, "d.jpg", "sub/e.jpg"), known=PETS, untagged="background")
+    assert read(found) == {"a": ("dog",), "b": (), "c": (), "sub/e": ("cat",)}
+    assert [one.id for one in found.tagged] == ["a", "sub/e"] and found.untagged == ()
+    assert "2 photographs without tags are background" in found.notes
+    assert [one.partition(": ")[0] for one in found.problems] == ["tags.csv:6", "tags.csv:5"]
+    assert found.left_out == 2, "an unknown tag is no background"
+    tree = [{"file_name": "a.jpg", "tags": ["dog"]}, {"file_name": "b.jpg", "tags": []}]
+    alone = opened(tmp_path, json.dumps(tree), ".json", untagged="background")
+    assert read(alone) == {"a": ("dog",), "b": ()} and "1 photograph without tags is background" in alone.notes
+    with pytest.raises(DataError, match="no sample of"):
+        opened(tmp_path, "file_name,tags\na.jpg,\n", known=PETS, untagged="background")
 
 
 def test_an_unknown_tag_loses_that_tag_and_is_counted_once(tmp_path):

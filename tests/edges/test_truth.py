@@ -51,6 +51,15 @@ def test_binary_masks_are_the_photograph_s_one_tag(tmp_path):
     )
 
 
+def test_a_binary_mask_of_a_photograph_without_tags_is_background(tmp_path):
+    masks = {"a": [[0, 255]], "b": [[0, 0]]}
+    found = opened(tmp_path, masks, "file_name,tags\na.jpg,dog\nb.jpg,\n", mask_values="binary", untagged="background")
+    assert truths(found) == [[[0, 1]], [[0, 0]]]
+    Image.fromarray(np.array([[0, 9]], np.uint8)).save(tmp_path / "masks/b.png")
+    with pytest.raises(DataError, match="9"):
+        truths(found)
+
+
 def test_category_ids_of_the_list(tmp_path):
     tree = {
         "images": [{"id": 0, "file_name": "a.jpg"}],

@@ -272,6 +272,30 @@ def test_relatives_of_rsc(tiny_clip, items, tmp_path):
         assert record.loss == pytest.approx(record.cross_entropy + 0.1 * record.texts + 0.4 * record.area)
 
 
+@pytest.mark.parametrize("bare", [2, 4], ids=["some", "all"])
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {},
+        {"rsc__texts": 0.1, "rsc__area": 0.4, "train__affinity": 0.1, "train__loss": "balanced"},
+        {"train__online": True, "train__online_from": 0.0},
+        {"train__online": True, "train__online_from": 0.0, "train__online_labels": "seeds"},
+    ],
+    ids=["ce", "relatives", "ignored", "seeds"],
+)
+def test_photographs_without_tags_teach_background(tiny_clip, items, tmp_path, bare, chosen):
+    images.write_mask(tmp_path / "blank.png", np.zeros((40, 40), np.uint8), case.CLASSES.palette())
+    images.write_image(tmp_path / "grey.png", np.full((40, 40, 3), 120, np.uint8))
+    blank = [
+        dataclasses.replace(one, image=tmp_path / "grey.png", mask=tmp_path / "blank.png", tags=())
+        for one in items[:bare]
+    ]
+    records = list(case.fit(tiny_clip, [*blank, *items[bare:]], tmp_path / "run", train__steps=3, **chosen))
+    assert np.isfinite(np.array(case.numbers(records), float)).all() and records[0].cross_entropy > 0
+    if bare == len(items):
+        assert records[-1].cross_entropy < records[0].cross_entropy and records[0].pull == 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_after", [1, 2, 3, 5])
 def test_resume_gives_the_uninterrupted_numbers(finished, tiny_clip, items, tmp_path, stopped_after):

@@ -154,6 +154,24 @@ def test_a_worker_counts_votes_as_the_local_engine_does(tree, learned, fresh, tm
     assert maps_of(tmp_path / "out") == maps_of(own)
 
 
+def test_photographs_without_tags_need_no_worker(tree, tmp_path):
+    rows = (tree / "train.csv").read_text().splitlines()
+    bare = rows[3].partition(",")[0]
+    (tmp_path / "tags.csv").write_text("\n".join([*rows[:3], f"{bare},", *rows[4:6]]) + "\n")
+    values = {"data.tags": str(tmp_path / "tags.csv"), "data.untagged": "background"}
+    with Run(tmp_path / "local", config_of(tree, **values)) as run:
+        run.labels()
+    with Run(tmp_path / "run", config_of(tree, **values)) as run:
+        with run.handed_out() as samples:
+            assert len(samples) == 5
+            scaleout._make(None, run, [one for one in samples if not one.tags], scaleout._folders(run, None))
+        assert [len(maps_of(tmp_path / "run")), len(run.state.records["masks"])] == [5, 1]
+    name = f"{Path(bare).stem}.png"
+    for path in (tmp_path / "run").rglob("*.png"):
+        assert path.name == name
+        assert path.read_bytes() == (tmp_path / "local" / path.relative_to(tmp_path / "run")).read_bytes()
+
+
 def test_every_attempt_reports_as_many_rows(tree, fresh, tmp_path):
     """Ray matches the rows of a second attempt to those of the first by their number."""
     for folder in ("labels", "seeds/crf", "seeds/text", "seeds/vision", "seeds/refined"):

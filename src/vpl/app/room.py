@@ -265,7 +265,7 @@ class Room:
         try:
             clip = FrozenClip.of(self.config.clip, self._device)
             stored = read_prototypes(self.folder / "prototypes.safetensors", clip.dim)
-            wanted = [one for one in self._samples if one not in self._agreement]
+            wanted = [one for one in self._samples if one not in self._agreement and self.tags(one)]
             for start in range(0, len(wanted), AT_ONCE):
                 self._agree(wanted[start : start + AT_ONCE], clip, stored)
             self._told = f"{count_of(len(self._agreement), 'mirror image')} looked at."

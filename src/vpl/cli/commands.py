@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("vpl")
 
-HOW_TO_READ = ("data.columns", "data.separator", "data.aliases", "data.mask_values")
+HOW_TO_READ = ("data.columns", "data.separator", "data.aliases", "data.untagged", "data.mask_values")
 """Flags that say how a list is read hold for the held-out list too."""
 
 PATHS = {"data.images", "data.tags", "data.masks", "validation.images", "validation.tags", "validation.masks"}

@@ -38,6 +38,7 @@ SHORTCUTS = {
         "columns": "data.columns",
         "separator": "data.separator",
         "alias": "data.aliases",
+        "untagged": "data.untagged",
         "masks": "data.masks",
         "mask-values": "data.mask_values",
     },

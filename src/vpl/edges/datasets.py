@@ -37,7 +37,7 @@ class Sample:
         id: the name of its results, unique in the data set: the image's path below the image folder without its
             suffix, with "/" between folders (voc: below JPEGImages).
         image: its file, not opened yet; a URL where the images lie behind one.
-        tags: names of classes, each once, in the order of the file.
+        tags: names of classes, each once, in the order of the file; none: it holds background alone.
         mask: its truth mask, for evaluation only, or None.
         values: what is in that mask (truth.py); None: its numbers are label values.
     """
@@ -54,12 +54,13 @@ class Dataset:
     """The usable samples in the order of the file, the classes, and what is to be said of the list.
 
     Attributes:
-        samples: photographs with tags.
+        samples: photographs with tags; where `data.untagged` is background, also those without.
         classes: the class set.
         problems: a line for each thing that was left out.
         warnings: what may be a mistake: tags that look alike, truth masks that were not found.
         notes: how the list was read: columns, separators, spellings.
-        untagged: photographs on which there is nothing, as the list itself says. They are no mistake.
+        untagged: photographs on which there is nothing, as the list itself says, where they are left out. They are no
+            mistake.
         left_out: how many photographs of the list can't be used.
         alike: groups of class names that look as if they were one.
     """
@@ -74,6 +75,11 @@ class Dataset:
     alike: tuple[tuple[str, ...], ...] = ()
 
     @property
+    def tagged(self) -> tuple[Sample, ...]:
+        """The samples with tags; the others hold background alone."""
+        return tuple(sample for sample in self.samples if sample.tags)
+
+    @property
     def masks(self) -> int:
         """How many samples have a truth mask."""
         return sum(sample.mask is not None for sample in self.samples)
@@ -82,9 +88,9 @@ class Dataset:
 def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     """List the samples that `data` describes.
 
-    Left out, each with a line in `problems`: rows that are malformed, not UTF-8 or without tags; unknown tags (the
-    line gives the closest name), and photographs that have no other; missing images; names that leave the image folder;
-    a second image of the same id. Rows of the same image are joined.
+    Left out, each with a line in `problems`: rows that are malformed, not UTF-8 or, unless `data.untagged` is
+    background, without tags; unknown tags (the line gives the closest name), and photographs that have no other;
+    missing images; names that leave the image folder; a second image of the same id. Rows of one image are joined.
 
     Args:
         data: format, paths and class set.
@@ -102,7 +108,8 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     speller = tags.Speller(known, _aliases(data.aliases))
     source = Source(data, images, speller)
     listed = LAYOUTS[data.format](source)
-    shots = _Shots(images, speller, source.problems)
+    background = data.untagged == "background"
+    shots = _Shots(images, speller, source.problems, background)
     for row in listed.rows:
         shots.add(row)
     problems = (*source.problems, *speller.problems())
@@ -120,13 +127,21 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     meant = Meaning(data.mask_values, f"{data.name}.mask_values", known, ids, _aliases(data.aliases))
     truth = Drawings(existing_file(data.masks, f"{data.name}.masks", "COCO's instances JSON"), meant) if drawn else None
     found = _Masks(shots, images, masks, data.format == "voc", meant, truth, Path(data.masks))
-    samples = tuple(found.sample(shot) for shot in shots.kept.values() if shot.tags)
-    untagged = tuple(found.sample(shot) for shot in shots.kept.values() if not shot.tags)
+    samples = tuple(found.sample(shot) for shot in shots.kept.values() if shot.tags or background)
+    bare = [shot for shot in shots.kept.values() if not shot.tags]
+    untagged = () if background else tuple(found.sample(shot) for shot in bare)
     notes = [*source.notes, *speller.notes()]
-    if untagged:
+    if background and bare:
+        notes.append(told_background(len(bare)))
+    elif untagged:
         notes.append(f"without any object, as the list says: {tags.photographs(len(untagged))} ({untagged[0].id}, …).")
     warnings += found.warnings([sample for sample in samples if sample.mask is None], len(samples))
     return Dataset(samples, known, problems, tuple(warnings), tuple(notes), untagged, shots.left_out, alike)
+
+
+def told_background(count: int) -> str:
+    """How many photographs hold background alone."""
+    return f"{tags.photographs(count)} without tags {'is' if count == 1 else 'are'} background"
 
 
 @dataclass
@@ -143,8 +158,9 @@ class _Shot:
 class _Shots:
     """The photographs of a list by their ids, folded as the least exact disk would: case and Unicode form aside."""
 
-    def __init__(self, images: Path | str, speller: tags.Speller, problems: list[str]):
+    def __init__(self, images: Path | str, speller: tags.Speller, problems: list[str], background: bool):
         self.kept: dict[str, _Shot] = {}
+        self._background = background
         self._finder, self._speller, self._problems = Finder(images), speller, problems
         self._named: tuple[set[str], set[str]] = set(), set()
 
@@ -174,8 +190,8 @@ class _Shots:
         except DataError as error:
             wrong.append(str(error))
         known = self._speller.read(row.tags, row.where)
-        if not row.tags and not row.explicit and not row.problem:
-            wrong.append("no tags; expected at least one.")
+        if not (row.tags or row.explicit or row.problem or self._background):
+            wrong.append("no tags; expected at least one, or --untagged background.")
         if wrong or (row.tags and not known):
             self._problems += [f"{row.where}: {one}" for one in wrong]
             self._named[1].add(row.name)
@@ -240,7 +256,7 @@ class _Masks:
                 values = self._drawings.of(shot.id, shot.id.rpartition("/")[2])
                 mask = None if values is None else self._place
             else:
-                values = None if mask is None or not shot.tags else self._meaning.of(shot.tags)
+                values = None if mask is None else self._meaning.of(shot.tags)
         except DataError as error:
             self._unclear.append(str(error))
             mask = values = None

@@ -162,18 +162,19 @@ class Meaning:
         self._binary: dict[int, Values] = {}
 
     def of(self, tags: Sequence[str]) -> Values | None:
-        """How a photograph with these tags is read; None: its mask holds label values.
+        """How a photograph with these tags is read; None: its mask holds label values. Without a tag, a binary mask
+        holds background alone.
 
         Raises:
             DataError: the photograph has several tags and its mask is binary.
         """
         if self._legend.kind != "binary":
             return self._own
-        if len(tags) != 1:
+        if len(tags) > 1:
             raise DataError(f"a binary mask can't tell {' from '.join(tags)}; expected one tag.")
-        label = self._classes.index(tags[0]) + 1
+        label = self._classes.index(tags[0]) + 1 if tags else 0
         if label not in self._binary:
-            table: dict[int, int] = {0: 0} | dict.fromkeys(range(1, 256), label)
+            table: dict[int, int] = {0: 0} | (dict.fromkeys(range(1, 256), label) if label else {})
             table |= {one: own for one, own in self._labels(self._legend, None).items() if isinstance(one, int)}
             self._binary[label] = Values(tuple(sorted(table.items())))
         return self._binary[label]

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from vpl.edges.datasets import told_background
 from vpl.edges.tags import alike, photographs
 from vpl.errors import VplError
 from vpl.judge import forecast
@@ -40,7 +41,9 @@ class Check:
         alike: groups of class names that may be one.
         problems: a line for each thing of the list that can't be used; `left_out` photographs altogether.
         warnings: what may be a mistake; notes: how the list was read.
-        untagged: photographs on which there is nothing, as the list itself says.
+        photographs: those with tags.
+        untagged: photographs on which there is nothing, as the list itself says, and which are left out.
+        background: photographs without tags that are background.
         tag_rank: mean over `ranked` photographs, 0 to 1; None where it was not measured.
         forecast: None where it was not measured.
         qualities: seconds until the masks are there by quality (`config.QUALITY`), where they were measured.
@@ -55,6 +58,7 @@ class Check:
     notes: tuple[str, ...]
     untagged: int
     clip: str
+    background: int = 0
     tag_rank: float | None = None
     ranked: int = 0
     forecast: Forecast | None = None
@@ -80,6 +84,8 @@ class Check:
             found.append(f"photographs of the list that can't be used: {self.left_out:,}")
         if self.untagged:
             found.append(f"photographs without any object, as the list says: {self.untagged:,}")
+        if self.background and short:
+            found.append(told_background(self.background))
         found.append(f"labels in the masks: {_numbering(tuple(self.counts), SHOWN if short else 256)}")
         if self.tag_rank is not None:
             found.append(
@@ -108,7 +114,7 @@ def of_list(run: Run) -> Check:
     dataset = run.dataset
     counts = Counter(tag for sample in dataset.samples for tag in sample.tags)
     return Check(
-        len(dataset.samples),
+        len(dataset.tagged),
         {name: counts[name] for name in dataset.classes.names},
         dataset.alike or alike(dataset.classes.names),
         dataset.problems,
@@ -117,6 +123,7 @@ def of_list(run: Run) -> Check:
         dataset.notes,
         len(dataset.untagged),
         run.config.clip.model,
+        len(dataset.samples) - len(dataset.tagged),
     )
 
 
@@ -143,7 +150,7 @@ def look(run: Run, *, ranked: int = RANKED, looked: int = forecast.LOOKED) -> Ch
 def rank_of(run: Run, most: int = RANKED) -> tuple[float | None, int]:
     """Mean tag rank of at most `most` photographs and how many they were; None where every class is a tag of each."""
     views = []
-    for sample in evenly(run.dataset.samples, most):
+    for sample in evenly(run.dataset.tagged, most):
         try:
             views.append(run.view(sample))
         except VplError:  # told where it is worked on

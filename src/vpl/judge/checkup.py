@@ -54,7 +54,7 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     """
     free: dict[str, list[float]] = defaultdict(list)
     true: dict[str, list[float]] = defaultdict(list)
-    done = [sample for sample in run.dataset.samples if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
+    done = [sample for sample in run.dataset.tagged if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
     memory = _Memory(run)
     some = steadily(done, LOOKED, lambda one: one.id)
     found = [

@@ -92,14 +92,14 @@ def measured(
     """Measure on at most `most` photographs of a run; its folder is not touched. None where none of them can be used.
 
     Args:
-        photographs: how many there are to do; default: all of the run.
+        photographs: how many there are to do; default: all of the run that have tags.
         training: whether a network is trained, if the configuration says so.
         values: of the configuration, other than the run's.
         warm: no photograph is needed to warm up.
     """
     blank = {f"{section}.{key}": "" for section, keys in _UNUSED.items() for key in keys}
     config = run.config.with_values({**values, **blank})
-    samples = evenly(run.dataset.samples, most + 1)
+    samples = evenly(run.dataset.tagged, most + 1)
     warm_up, own = samples[:1], samples[1:] or samples
     with _unheard(), tempfile.TemporaryDirectory(prefix="vpl-") as name:
         if not warm:
@@ -109,7 +109,7 @@ def measured(
             with _Trial(Path(name) / "own", run, own, config) as trial:
                 trial.labels()
                 step = _step_of(trial) if training and config.train.steps else None
-                return _forecast(trial, len(run.dataset.samples) if photographs is None else photographs, step)
+                return _forecast(trial, len(run.dataset.tagged) if photographs is None else photographs, step)
         except VplError:
             return None
 

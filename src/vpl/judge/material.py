@@ -115,7 +115,7 @@ class OwnData:
             DataError: there are no truth masks, or they and the tags can't belong together.
         """
         dataset = dataset_of(self.config.data)
-        samples = [one for one in dataset.samples if one.mask is not None]
+        samples = [one for one in dataset.tagged if one.mask is not None]
         if not samples:
             raise DataError("an ablation compares with the truth, and the data have no truth masks; give --masks DIR.")
         if self.sets * self.count <= len(samples):

@@ -226,9 +226,8 @@ def tune(
 
 def _bench(run: Run, count: int, workers: int) -> Bench:
     """Up to `count` of the run's images, spread evenly; those that can't be read are left out."""
-    samples = run.dataset.samples
     views = []
-    for sample in evenly(samples, count):
+    for sample in evenly(run.dataset.tagged, count):
         try:
             views.append(run.view(sample))
         except VplError as error:

@@ -253,7 +253,7 @@ def _scan(run: Path, sample: Sample, last: str, classes: ClassSet) -> _Scan:
     return _Scan(
         sample=sample,
         iou=iou if iou is not None and math.isfinite(iou) else None,
-        counts=signs.of_mask(mask, labels.values()) if last == "labels" else {},
+        counts=signs.of_mask(mask, labels.values()) if last == "labels" and labels else {},
         missing=tuple(tag for tag, label in labels.items() if label not in found),
     )
 

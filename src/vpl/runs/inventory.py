@@ -90,6 +90,7 @@ def asked_of(
             content,
             tags.get(one.tags) or tags.setdefault(one.tags, digest(*one.tags)),
             truth.get(one.id, ""),
+            not one.tags,
         )
         for one, content in zip(samples, bytes_of, strict=True)
     )

@@ -1,6 +1,8 @@
 """The stages `maps` and `masks`: label maps of all seeds, and pseudo-masks, in one pass over the photographs.
 
 seeds/{text,vision,refined,crf}/*.png    labels/*.png
+
+A photograph without tags holds background alone (`data.untagged`): its maps are 0, and nothing is encoded for them.
 """
 
 from __future__ import annotations
@@ -12,9 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+
 from vpl.edges import images, outputs, storage
 from vpl.edges.datasets import Sample
 from vpl.errors import RunError
+from vpl.machine import Clock
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.views import View
 from vpl.runs import inventory
@@ -66,7 +72,9 @@ def make(run: Opened, plan: Plan, work: Work, *, pseudo: bool) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
     def write(sample: Sample, view: View, draft: Draft) -> None:
-        made = maker.masks(view, draft, pseudo)
+        keep(sample, maker.masks(view, draft, pseudo))
+
+    def keep(sample: Sample, made: Mapping[str, Any]) -> None:
         with maker.clock("write"):
             for stage, ids in wanted.items():
                 if sample.id in ids:
@@ -86,6 +94,8 @@ def make(run: Opened, plan: Plan, work: Work, *, pseudo: bool) -> None:
         return maker.drafts_of(features.pop(), views, pseudo)  # which lets go of them before the CRFs
 
     words, encoded = "pseudo-masks" if pseudo else "seeds", run.shelf.encoded
+    blank(run, [sample for sample in todo if not sample.tags], list(folders), keep, maker.clock)
+    todo = [sample for sample in todo if sample.tags]
     busy = run.flow(words, todo, drafts, finish, maker.clock)
     run.shelf.clear()
     if "vision" not in folders:
@@ -93,6 +103,30 @@ def make(run: Opened, plan: Plan, work: Work, *, pseudo: bool) -> None:
             (run.folder / "seeds" / "vision").rmdir()
     count = len(run.usable(plan))
     run.note_stage(words, time.perf_counter() - start, count, maker.clock.seconds(), busy, run.shelf.encoded - encoded)
+
+
+def blank(
+    run: Opened,
+    samples: Sequence[Sample],
+    names: Sequence[str],
+    keep: Callable[[Sample, Mapping[str, UInt8[np.ndarray, "height width"]]], None],
+    clock: Clock,
+) -> None:
+    """Label maps of photographs that hold background alone: each is read, and none is encoded.
+
+    Args:
+        names: of the label maps; `keep` is given all of them of a photograph.
+    """
+
+    def finish(_: Batch, portions: list[Portion]) -> list[Callable[[], None]]:
+        return [
+            partial(keep, samples[member], dict.fromkeys(names, np.zeros(view.size, np.uint8)))
+            for portion in portions
+            for member, view in zip(portion.members, portion.views, strict=True)
+        ]
+
+    if samples:
+        run.flow("photographs without tags", samples, lambda these, views: None, finish, clock)
 
 
 def _write_maps(

@@ -41,7 +41,7 @@ CHANCE_RANK = 0.6
 def make(run: Opened, plan: Plan, work: Work) -> None:
     """Text prototypes and, where they are asked for, vision prototypes, into prototypes.safetensors."""
     start, clock, busy = time.perf_counter(), Clock(), {}
-    text, samples = text_prototypes(run), run.usable(plan)
+    text, samples = text_prototypes(run), [one for one in run.usable(plan) if one.tags]
     vision, facts, encoded = text.clone(), None, run.shelf.encoded
     if learns(run.config):
 

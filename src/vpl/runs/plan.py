@@ -169,12 +169,14 @@ class Photograph:
         content: digest of its bytes.
         tags: digest of its tags, in their order.
         truth: digest of its truth mask's bytes; "" where there is none.
+        bare: it has no tags, so that there is nothing to be learned from it but that it is background.
     """
 
     id: str
     content: str
     tags: str
     truth: str = ""
+    bare: bool = False
 
 
 @dataclass(frozen=True)
@@ -394,7 +396,10 @@ class _Comparison:
         )
         bad = set(self.failed)
         self.usable = [one for one in asked.photographs if one.id not in bad]
-        self.parts = digest_of(f"{one.id}-{one.content}-{one.tags}" for one in self.usable)
+        self.tagged = [one for one in self.usable if not one.bare]
+        self.parts, self.tagged_parts = (
+            digest_of(f"{one.id}-{one.content}-{one.tags}" for one in some) for some in (self.usable, self.tagged)
+        )
 
     def plan(self, stages: Sequence[str]) -> Plan:
         for stage in stages:
@@ -423,7 +428,8 @@ class _Comparison:
     def _add_each(self, stage: str) -> None:
         records, aside = self.there.records.get(stage, {}), self.there.aside.get(stage, {})
         end = self._end(stage)
-        wanted = {one.id: f"{one.content}-{one.tags}-{end}" for one in self.usable}
+        some = self.tagged if stage == "regions" else self.usable
+        wanted = {one.id: f"{one.content}-{one.tags}-{end}" for one in some}
         if stage == "regions":
             self.regions = wanted
         self.made[stage] = f"{self.parts}-{end}"
@@ -455,7 +461,8 @@ class _Comparison:
 
     def _add_whole(self, stage: str) -> None:
         of_photographs = any(STAGES[earlier].each for earlier in before(stage, self.asked.config))
-        fingerprint = f"{self.parts if of_photographs else 'whole'}-{self._end(stage)}"
+        parts = self.tagged_parts if stage == "prototypes" else self.parts
+        fingerprint = f"{parts if of_photographs else 'whole'}-{self._end(stage)}"
         record = self.there.records.get(stage, {}).get(WHOLE, "")
         same_settings = record.partition("-")[2] == fingerprint.partition("-")[2]
         if record == fingerprint or (record and STAGES[stage].keeps and same_settings and not self.asked.relearn):

@@ -37,8 +37,10 @@ from vpl.clip.model import aligned
 from vpl.edges import images, outputs, storage
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError, VplError
+from vpl.machine import Clock
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.views import View, prepared
+from vpl.runs import labelling
 from vpl.runs.folder import log, versions
 from vpl.runs.stages import Run
 from vpl.runs.stream import WINDOW, Batch, Portion, Stream, grid_of, read_view
@@ -183,9 +185,7 @@ class Worker:
                     yield Done(len(settled.batch.members), reasons)
 
     def _finish(self, labeller: Labeller, photograph: Photograph, view: View, draft: Draft) -> None:
-        for name, mask in labeller.masks(view, draft, pseudo=True).items():
-            place = storage.ready(self.job.folders[name], f"{photograph.id}.png")
-            images.write_mask(place, mask, self.job.palette)
+        _keep(self.job.folders, self.job.palette, photograph, labeller.masks(view, draft, pseudo=True))
 
     def _place(self, name: str, photograph: Photograph) -> str | Path:
         return storage.below(self.job.folders[name], f"{photograph.id}.png")
@@ -251,9 +251,16 @@ def labels(run: Run, out: str | Path | None = None) -> None:
 
 
 def _make(ray: Any, run: Run, samples: Sequence[Sample], places: Mapping[str, str | Path]) -> None:
-    """Label maps of the samples into the places, by the workers of a cluster."""
-    start = time.perf_counter()
+    """Label maps of the samples into the places, by the workers of a cluster; those of photographs without tags, which
+    need no encoder, by this process."""
+    start, count_all = time.perf_counter(), len(samples)
     folders = {name: str(place) for name, place in places.items()}
+    keep = partial(_keep, folders, run.classes.palette())
+    labelling.blank(run, [one for one in samples if not one.tags], list(folders), keep, Clock())
+    samples = [one for one in samples if one.tags]
+    if not samples:
+        run.note_stage("pseudo-masks", time.perf_counter() - start, count_all)
+        return
     with _cluster(ray):
         device, count, resources = _resources(ray, run.device)
         attempts = ray.remote(num_cpus=0)(_Attempts).remote()
@@ -282,7 +289,15 @@ def _make(ray: Any, run: Run, samples: Sequence[Sample], places: Mapping[str, st
         except ray.exceptions.RayError as error:
             words = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise RunError(f"Ray gave up ({words}); run the same command again: finished work is kept.") from error
-    run.note_stage("pseudo-masks", time.perf_counter() - start, len(samples))
+    run.note_stage("pseudo-masks", time.perf_counter() - start, count_all)
+
+
+def _keep(
+    folders: Mapping[str, str], palette: Sequence[tuple[int, int, int]], photograph: Any, made: Mapping[str, Any]
+) -> None:
+    """Write a photograph's label maps."""
+    for name, mask in made.items():
+        images.write_mask(storage.ready(folders[name], f"{photograph.id}.png"), mask, palette)
 
 
 def _received(run: Run, rows: Iterable[dict]) -> Iterator[int]:
