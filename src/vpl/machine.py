@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from vpl.errors import ModelError
@@ -65,6 +66,16 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory() -> tuple[int, int]:
+    """Bytes of memory that this process holds, and the most that it ever held; zeros where the system does not tell."""
+    try:
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+        now, most = (1024 * int(lines[name].split()[0]) for name in ("VmRSS", "VmHWM"))
+    except (OSError, KeyError, ValueError):
+        return 0, 0
+    return now, most
 
 
 @contextlib.contextmanager

@@ -70,7 +70,18 @@ def test_the_list_is_told_and_nothing_is_written(photographs, capsys):
     assert "the tag 'Dog' (1 photograph) is read as 'dog'" in told
     assert "labels in the masks: 0 background, 1 chair, 2 dog, " in told and "255 ignored" in told
     assert "tag rank of pocket: " in told and "time: about prototypes" in told and "MB on disk" in told
+    assert "B of memory (measured on 3 photographs of these)" in told or not Path("/proc/self/status").exists()
     assert "network" not in told.partition("time:")[2]
+
+
+def test_what_is_measured_is_one_core_s_work(photographs, monkeypatch):
+    """Where idle cores helped, the seconds of three photographs would be a fraction of their core-seconds."""
+    given = listed(photographs, ["dog", "chair", "dog", "car"])
+    config = Config().with_values({"data.images": given[1], "data.tags": given[3], "train.steps": 0})
+    monkeypatch.setattr("vpl.runs.stream.Crew", lambda *_: pytest.fail("cores shared a photograph"))
+    with Run(photographs / "run", config, device="cpu", image_workers=3) as run:
+        found = forecast.measured(run)
+    assert found is not None and found.looked == 3 and found.seconds["pseudo-masks"] > 0
 
 
 @pytest.mark.parametrize("spelled", ["do\u200bg", " dog  ", "dog\u00a0", "DOG"])

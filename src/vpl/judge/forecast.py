@@ -2,6 +2,7 @@
 
     seconds of a stage = core-seconds of a photograph / cores * photographs      (on a GPU: seconds of a photograph)
     seconds of training = seconds of a step * train.steps
+    memory = what the process held before + what the measured photographs took, for as many as are worked on at once
 
 The few go through the stages of a run in a folder of their own that is removed; what is forecast is what was measured.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import tempfile
 import time
 import types
@@ -21,7 +23,7 @@ from pathlib import Path
 from vpl.config import Config
 from vpl.edges.datasets import Sample
 from vpl.errors import VplError
-from vpl.machine import cores
+from vpl.machine import cores, memory
 from vpl.network import train
 from vpl.network.crops import Item
 from vpl.runs.files import read_prototypes
@@ -44,12 +46,14 @@ class Forecast:
         seconds: of each stage in the order of the work, for all photographs and all steps.
         step: seconds of one training step; None where nothing is trained, or none could be made.
         disk: bytes of label maps and regions of all photographs.
+        memory: most bytes that the stages of the masks will hold beside a GPU's; 0 where the system does not tell.
     """
 
     looked: int
     seconds: dict[str, float]
     step: float | None
     disk: int
+    memory: int = 0
 
     @property
     def masks(self) -> float:
@@ -64,7 +68,8 @@ class Forecast:
     def __str__(self) -> str:
         parts = [f"{stage} {duration(one)}" for stage, one in self.seconds.items()]
         on = "1 photograph" if self.looked == 1 else f"{self.looked} photographs"
-        return f"about {', '.join(parts)}; {size(self.disk)} on disk (measured on {on} of these)"
+        held = f", {size(self.memory)} of memory" if self.memory else ""
+        return f"about {', '.join(parts)}; {size(self.disk)} on disk{held} (measured on {on} of these)"
 
 
 class _Trial(Run):
@@ -78,6 +83,7 @@ class _Trial(Run):
         super().__init__(folder, config, device=device, image_workers=workers, progress=measure)
         self._clip, self._guide, self._guide_hash = run.clip, run.guide, run._guide_hash
         self._dataset = replace(run.dataset, samples=tuple(replace(one, mask=None) for one in samples))
+        self.stream.shares = False  # so that seconds of parts are those of one core
 
 
 def measured(
@@ -107,9 +113,13 @@ def measured(
                 first.labels()
         try:
             with _Trial(Path(name) / "own", run, own, config) as trial:
+                held, _ = memory()
                 trial.labels()
+                at_once = math.ceil(trial.stream.lanes / min(len(own), trial.stream.lanes))
+                held += (memory()[1] - held) * at_once
                 step = _step_of(trial) if training and config.train.steps else None
-                return _forecast(trial, len(run.dataset.tagged) if photographs is None else photographs, step)
+                count = len(run.dataset.tagged) if photographs is None else photographs
+                return replace(_forecast(trial, count, step), memory=held)
         except VplError:
             return None
 

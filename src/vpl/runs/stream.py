@@ -176,11 +176,15 @@ class Stream:
         clip: the encoder; on a CPU, as many batches as there are `workers` are in it at once.
         config: how it sees photographs, and how many a batch holds.
         workers: threads that read, as many that finish, and on a CPU as many that encode.
+
+    Attributes:
+        shares: whether threads without a photograph take pieces of others'.
     """
 
     def __init__(self, clip: FrozenClip, config: ClipConfig, workers: int):
         self.clip, self.config, self.workers = clip, config, workers
         self.lanes = {"cpu": workers, "cuda": CUDA_LANES}.get(clip.device.type, 1)
+        self.shares = clip.device.type == "cpu"
         self._portions = Portions()
         self._marks: list[tuple[float, float]] = []
 
@@ -276,7 +280,7 @@ class Stream:
             threads(self.lanes) as encoders,
             threads(self.workers) as readers,
         ):
-            crew = Crew(helpers, self.lanes) if on_cpu else None
+            crew = Crew(helpers, self.lanes) if self.shares else None
             waiting: deque[Future | Settled] = deque()
             for batch in batches:
                 if done and done(batch):
