@@ -8,8 +8,11 @@ import json
 import pytest
 import torch
 
+from vpl.clip.model import FrozenClip
 from vpl.config import preset
 from vpl.errors import RunError
+from vpl.judge import check, tune
+from vpl.runs import texts
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
@@ -108,3 +111,50 @@ def test_a_machine_at_its_end_is_no_bad_photograph(tmp_path, monkeypatch):
     with Run(tmp_path / "run", preset("scenes").with_values(places)) as run:
         run.labels()
         assert not run.failures and len(list((tmp_path / "run" / "labels").iterdir())) == 3
+
+
+def test_texts_are_encoded_once(tmp_path, monkeypatch):
+    """By all commands on a run folder together; and again where the file is torn or another CLIP asks."""
+    tree = write_tree(tmp_path / "scenes", {"train": 3}, size=32)
+    places = {"data.images": str(tree / "images" / "train"), "data.tags": str(tree / "train.csv"), "crf.rounds": 1}
+    config, folder = preset("scenes").with_values(places), tmp_path / "run"
+    encoded = []
+
+    def counted(self, ids, real=FrozenClip.encode_tokens):
+        encoded.append(len(ids))
+        return real(self, ids)
+
+    monkeypatch.setattr(FrozenClip, "encode_tokens", counted)
+
+    def make():
+        encoded.clear()
+        with Run(folder, config) as run:
+            check.look(run, ranked=2, looked=1)
+            run.labels()
+        return len(encoded)
+
+    assert make() == 1
+    monkeypatch.setattr(tune, "GRIDS", {"labels.background_exponent": (1.0,)})
+    assert tune.tune(folder, config, count=2).images == 2 and len(encoded) == 1
+    kept = (folder / "prototypes.safetensors").read_bytes()
+    (folder / "prototypes.safetensors").unlink()
+    assert make() == 0 and (folder / "prototypes.safetensors").read_bytes() == kept
+    path = folder / texts.FILE
+    path.write_bytes(path.read_bytes()[:-9])
+    (folder / "prototypes.safetensors").unlink()
+    assert make() == 1 and (folder / "prototypes.safetensors").read_bytes() == kept
+
+    other = FrozenClip.load("pocket", "cpu")
+    other.text.projection += 1e-3
+    texts.recall(folder, other)
+    assert not other.known_texts
+
+
+def test_texts_are_forgotten_when_a_weight_changes():
+    clip = FrozenClip.load("pocket", "cpu")
+    before = clip.encode_texts(["a dog"])
+    before += 1  # the caller's own
+    again = clip.encode_texts(["a dog"])
+    assert not torch.equal(before, again)
+    clip.text.projection += 1e-3
+    assert not torch.equal(clip.encode_texts(["a dog"]), again)

@@ -10,7 +10,9 @@ import torch
 from vpl.clip.model import FrozenClip
 from vpl.config import preset
 from vpl.edges.images import read_mask
-from vpl.method.views import View
+from vpl.method import labeller, seeds
+from vpl.method.views import View, guide_of
+from vpl.runs import learning, opened
 from vpl.runs.folder import ENCODINGS, clean
 from vpl.runs.shelf import Shelf
 from vpl.runs.stages import Run
@@ -134,7 +136,7 @@ def test_what_a_kill_leaves_is_used_and_cleaned(tree, tmp_path):
         patch.setattr("vpl.runs.labelling.make", stop)
         with Run(folder, config_of(tree)) as run, pytest.raises(KeyboardInterrupt):
             run.labels()
-    assert len(list((folder / ENCODINGS).iterdir())) == COUNT
+    assert len(list((folder / ENCODINGS).iterdir())) == 2 * COUNT, "an encoding and text seeds of each"
     with Run(folder, config_of(tree)) as run:
         run.labels()
         assert run.shelf.encoded == 0
@@ -146,12 +148,43 @@ def test_what_a_kill_leaves_is_used_and_cleaned(tree, tmp_path):
 def test_the_other_encoder_s_answers_are_encodings_of_their_own(clip, dinov2, tmp_path):
     shelf, views = Shelf(tmp_path / "kept", config_of(tmp_path).clip), [view(clip, seed) for seed in range(2)]
     shelf.features(clip, views, ["a", "b"], [True, True])
-    first = shelf.guide(dinov2, views, (4, 5), ["a-dino", "b-dino"], [True, True])
-    assert shelf.encoded == 4 and first.shape == (2, 20, dinov2.width)
-    assert torch.equal(shelf.guide(dinov2, views, (4, 5), ["a-dino", "b-dino"], [True, True]), first)
-    assert shelf.encoded == 4
-    shelf.guide(dinov2, views, (4, 5), ["a-dino", "c-dino"], [False, False])
-    assert shelf.encoded == 6 and not (tmp_path / "kept/c-dino").exists()
+    made = []
+
+    def guide(keys, keep):
+        def make():
+            made.append(keys)
+            return guide_of(dinov2, views, (4, 5))
+
+        return shelf.once("guide", keys, keep, make, dinov2.device)
+
+    first = guide(["a-dino", "b-dino"], [True, True])
+    assert len(made) == 1 and first[0].shape == (20, dinov2.width)
+    assert all(map(torch.equal, guide(["a-dino", "b-dino"], [True, True]), first)) and len(made) == 1
+    guide(["a-dino", "c-dino"], [False, False])
+    assert len(made) == 2 and not (tmp_path / "kept/c-dino").exists()
+
+
+@pytest.mark.parametrize("kind", ["vision", "text"])
+def test_text_seeds_are_made_once(tree, tmp_path, monkeypatch, kind):
+    """Pass two shows the text seeds of pass one, as it would make them."""
+    made = []
+
+    def counted(*given, real=seeds.seed_maps):
+        made.append(len(given[2]))
+        return real(*given)
+
+    for module in (opened, learning, labeller):
+        monkeypatch.setattr(module, "seed_maps", counted)
+    config = config_of(tree, **{"prototypes.kind": kind, "rsc.weight": 1.0})
+    counts = []
+    for folder, keep in (("kept", 20.0), ("again", 0.0)):
+        with Run(tmp_path / folder, config.with_values({"clip.keep_gb": keep})) as run:
+            run.labels()
+        counts.append(sum(made))
+        made.clear()
+    assert (tmp_path / "kept/regions").exists()
+    assert counts == ([2 * COUNT, 3 * COUNT] if kind == "vision" else [COUNT, 2 * COUNT])
+    assert maps_of(tmp_path / "kept") == maps_of(tmp_path / "again")
 
 
 @pytest.mark.slow

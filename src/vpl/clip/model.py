@@ -33,6 +33,8 @@ from vpl.errors import ModelError
 from vpl.machine import device_of, precision_of
 
 TEXTS_AT_ONCE = 256
+MOST_LISTS = 16
+"""Lists of texts whose embeddings are remembered; the oldest goes first."""
 LOGIT_SCALES = (2, 1000)
 """Training begins with 14.3 and holds the scale at 100 and less; others are a logarithm that was not taken."""
 
@@ -122,6 +124,7 @@ class FrozenClip(nn.Module):
     ):
         super().__init__()
         self._hashed: tuple[object, str] | None = None
+        self._texts: tuple[object, dict[tuple[str, ...], Tensor]] | None = None
         with torch.device("meta"):
             self.image, self.text = towers(weights, architecture, name)
         self.log_scale = nn.Parameter(torch.empty((), device="meta"))
@@ -294,16 +297,29 @@ class FrozenClip(nn.Module):
 
     # texts
 
-    @torch.no_grad()
+    @property
+    def known_texts(self) -> dict[tuple[str, ...], Float[Tensor, "n D"]]:
+        """Lists of texts -> their embeddings, which `encode_texts` makes once; forgotten when a weight changes."""
+        now = self._now()
+        if self._texts is None or self._texts[0] != now:
+            self._texts = now, {}
+        return self._texts[1]
+
     def encode_texts(self, texts: Sequence[str]) -> Float[Tensor, "n D"]:
-        """Unit embeddings, float32, of n texts. A text that is too long is cut, its end token kept.
+        """Unit embeddings, float32, of n texts; once for each list of them. A text that is too long is cut, its end
+        token kept.
 
         Raises:
             ModelError: these weights came without a tokenizer and none is installed.
         """
         if self._tokenizer is None:
             raise ModelError(f"{self.name} has no tokenizer; give the folder that holds its tokenizer.json.")
-        return self.encode_tokens(self._tokenizer(texts))
+        known, asked = self.known_texts, tuple(texts)
+        if asked not in known:
+            while len(known) >= MOST_LISTS:
+                known.pop(next(iter(known)))
+            known[asked] = self.encode_tokens(self._tokenizer(texts))
+        return known[asked].clone()
 
     @torch.no_grad()
     def encode_tokens(self, ids: Int[Tensor, "n t"]) -> Float[Tensor, "n D"]:

@@ -70,12 +70,22 @@ class Labeller:
             features = [guided(encode(self.clip, views, self.config.clip), views, self.guide)]
         return self.drafts_of(features.pop(), views, pseudo)  # which lets go of them before the CRFs
 
-    def drafts_of(self, features: Features, views: Sequence[View], pseudo: bool) -> list[Draft]:
-        """The same from the views' encoding, of which `looks.READS` is read."""
+    def drafts_of(
+        self,
+        features: Features,
+        views: Sequence[View],
+        pseudo: bool,
+        seeds: list[Float[Tensor, "_ h w"]] | None = None,
+    ) -> list[Draft]:
+        """The same from the views' encoding, of which `looks.READS` is read.
+
+        Args:
+            seeds: the text seeds of each view on the device of `clip`, where they have been made.
+        """
         kind, tags = self.config.seeds.kind, [view.tags for view in views]
         with self.clock("seeds"):
             scale = self.clip.logit_scale
-            last = seed_maps(self.clip, features, tags, self.text, self.classes, scale, kind)
+            last = seeds or seed_maps(self.clip, features, tags, self.text, self.classes, scale, kind)
             cams = {"text": last}
             if self.vision is not None:
                 scale = 1 / self.config.prototypes.image_temperature

@@ -153,10 +153,6 @@ SPREAD = frozenset({PAPER, "similarity"})
 """Makers that spread their maps along `refine.affinity` themselves, and so not along `refine.votes`."""
 
 
-SPREAD = frozenset({PAPER, "similarity"})
-"""Makers that read `config.refine`."""
-
-
 def makers_of(config: LookConfig, background: int) -> dict[str, Maker]:
     """The makers that a configuration names, in its order; those that need background words only where there are some.
 

@@ -91,7 +91,9 @@ def make(run: Opened, plan: Plan, work: Work, *, pseudo: bool) -> None:
     def drafts(these: list[Sample], views: list[View]) -> list[Draft]:
         with maker.clock("encode"):
             features = [run.encode(these, views, guided=True)]
-        return maker.drafts_of(features.pop(), views, pseudo)  # which lets go of them before the CRFs
+        with maker.clock("seeds"):
+            seeds = run.text_seeds(these, features[0], maker.text)
+        return maker.drafts_of(features.pop(), views, pseudo, seeds)  # which lets go of them before the CRFs
 
     words, encoded = "pseudo-masks" if pseudo else "seeds", run.shelf.encoded
     blank(run, [sample for sample in todo if not sample.tags], list(folders), keep, maker.clock)

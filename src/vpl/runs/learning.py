@@ -110,7 +110,10 @@ def _survey(
         with clock("encode"):
             features = run.encode(these, views, keep, guided=config.prototypes.refined)
         with clock("seeds"):
-            cams = seed_maps(run.clip, features, tags, there[0], count, scale, config.seeds.kind)
+            if turn == 0:
+                cams = run.text_seeds(these, features, there[1], again)
+            else:
+                cams = seed_maps(run.clip, features, tags, there[0], count, scale, config.seeds.kind)
         if config.prototypes.refined:
             with clock("refine"):
                 cams = refined(run.clip, features, tags, cams, there[1], count, config.refine)

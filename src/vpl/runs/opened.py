@@ -14,6 +14,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
 from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
 from vpl.clip.dinov2 import FrozenDinov2
@@ -23,13 +27,14 @@ from vpl.edges import storage
 from vpl.edges.datasets import Dataset, Sample, open_dataset
 from vpl.errors import ConfigError, DataError, RunError, VplError
 from vpl.machine import Clock, native_bfloat16, precision_of
-from vpl.method.views import View, prepared
+from vpl.method.seeds import seed_maps
+from vpl.method.views import View, guide_of, prepared
 from vpl.network import team
 from vpl.progress import Progress, silent
-from vpl.runs import inventory
+from vpl.runs import inventory, texts
 from vpl.runs.contents import Contents
 from vpl.runs.folder import ENCODINGS, RunFolder, log, versions
-from vpl.runs.plan import Plan, compare, encoding_of
+from vpl.runs.plan import Plan, compare, digest, encoding_of
 from vpl.runs.review import reviewed
 from vpl.runs.shelf import Shelf
 from vpl.runs.state import FOLDER as STATE_FOLDER
@@ -86,6 +91,7 @@ class Opened(RunFolder):
         self.passing: dict[str, str] = {}
         self._content_of: dict[str, str] = {}
         self._encoding = ""
+        self._text: tuple[Tensor, str] | None = None
         self.unscored = ""
         """Why truth masks that were named give no scores."""
 
@@ -110,6 +116,8 @@ class Opened(RunFolder):
     def _note_rest(self) -> None:
         self._note_rest_of_time()
         self.note_failures()
+        if self._clip is not None:
+            texts.remember(self.folder, self._clip)
         if self._contents is not None and self._dataset is not None:
             self._contents.close(inventory.files_of([*self._dataset.samples, *(self._held_out or ())]))
             self.state.close(one.id for one in self._dataset.samples)
@@ -146,6 +154,7 @@ class Opened(RunFolder):
         """The frozen CLIP, loaded on first use."""
         if self._clip is None:
             self._clip = FrozenClip.of(self.config.clip, self.device)
+            texts.recall(self.folder, self._clip)
         return self._clip
 
     @property
@@ -179,14 +188,51 @@ class Opened(RunFolder):
             keep: ids of those that are needed again.
             guided: with what the encoder of `refine.features` says, where it is asked for.
         """
-        made_by = f"{self._encoding}-{self.config.clip.attention_blocks}-{self.clip.device.type}"
-        keys = [f"{self._content_of[one.id]}-{made_by}" for one in samples]
-        kept = [one.id in keep for one in samples]
+        keys, kept = self._kept_as(samples), [one.id in keep for one in samples]
         features = self.shelf.features(self.clip, views, keys, kept)
-        if not guided or self.guide is None:
+        guide = self.guide if guided else None
+        if guide is None:
             return features
+
+        def make() -> list[Tensor]:
+            self.shelf.count(len(views))
+            return list(guide_of(guide, views, features.grid))
+
         keys = [f"{one}-{self._guide_hash[:16]}" for one in keys]
-        return replace(features, guide=self.shelf.guide(self.guide, views, features.grid, keys, kept))
+        return replace(features, guide=torch.stack(self.shelf.once("guide", keys, kept, make, guide.device)))
+
+    def text_seeds(
+        self,
+        samples: Sequence[Sample],
+        features: Features,
+        text: Float[Tensor, "P D"],
+        keep: Container[str] = (),
+    ) -> list[Float[Tensor, "_ h w"]]:
+        """Seeds of photographs from the text prototypes, once made or taken from the shelf.
+
+        Args:
+            features: their encoding.
+            text: T, on the device of the CLIP.
+            keep: ids of those that are needed again.
+        """
+        tags, kind = [self.classes.numbers(one.tags) for one in samples], self.config.seeds.kind
+        if self._text is None or self._text[0] is not text:
+            self._text = text, hashlib.sha256(text.cpu().numpy().tobytes()).hexdigest()
+        keys = [
+            f"{key}-{digest(self._text[1], own, kind)}" for key, own in zip(self._kept_as(samples), tags, strict=True)
+        ]
+        return self.shelf.once(
+            "seeds",
+            keys,
+            [one.id in keep for one in samples],
+            lambda: seed_maps(self.clip, features, tags, text, len(self.classes), self.clip.logit_scale, kind),
+            self.clip.device,
+        )
+
+    def _kept_as(self, samples: Sequence[Sample]) -> list[str]:
+        """What the encoding of each depends on."""
+        made_by = f"{self._encoding}-{self.config.clip.attention_blocks}-{self.clip.device.type}"
+        return [f"{self._content_of[one.id]}-{made_by}" for one in samples]
 
     @property
     def contents(self) -> Contents:

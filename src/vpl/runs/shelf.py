@@ -3,7 +3,8 @@
     pass one (regions) ──trunk──> shelf ──> pass two (label maps)      METHOD.md 3, then 1, 2 and 4
 
 What is kept of a photograph is `clip.model.Trunk`: the stream that enters the last block, and the sum of the attention
-before it. The last block is computed again, so the features are those of a new encoding, bit for bit. A file is kept
+before it. The last block is computed again, so the features are those of a new encoding, bit for bit. Beside it lie
+what another encoder says and the text seeds, which pass one makes and pass two shows. A file is kept
 under what its content depends on, ends with a checksum of it, and counts as absent where that does not fit: the
 photograph is then encoded again, as are those for which the budget or the disk has no room.
 """
@@ -15,19 +16,17 @@ import logging
 import shutil
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip, Trunk
 from vpl.config import ClipConfig
-from vpl.method.views import View, guide_of, pixels_of
+from vpl.method.views import View, pixels_of
 
 log = logging.getLogger("vpl")
 
@@ -66,39 +65,41 @@ class Shelf:
         if trunk is None:
             pixels = [view.pixels if view.pixels is not None else pixels_of(clip, view, self._config) for view in views]
             trunk = clip.trunk(torch.stack(pixels), self._config.attention_blocks)
-            with self._lock:
-                self.encoded += len(views)
+            self.count(len(views))
             for place, key in enumerate(keys):
                 if keep is not None and keep[place]:
                     self._put(key, _tensors(trunk, place))
         return clip.resume(trunk)
 
-    def guide(
+    def once(
         self,
-        guide: FrozenDinov2,
-        views: Sequence[View],
-        grid: tuple[int, int],
+        name: str,
         keys: Sequence[str],
         keep: Sequence[bool],
-    ) -> Float[Tensor, "N hw E"]:
-        """What another encoder says of the same patches: an encoding of its own, kept and counted as such.
+        make: Callable[[], Sequence[Tensor]],
+        device: torch.device,
+    ) -> list[Tensor]:
+        """A tensor for each image beside its encoding: from the shelf where all are there, else as `make` makes it.
 
         Args:
-            grid: (h, w) of all views.
-            keys: as for `features`.
-            keep: which ones to keep.
+            name: of the tensors in their files.
+            keys, keep: as for `features`.
+            device: where they belong.
         """
         found = [_read(self.folder / key) for key in keys]
-        there = [one["guide"] for one in found if one is not None and "guide" in one]
-        if len(there) == len(views):
-            return torch.stack(there).to(guide.device)
-        made = guide_of(guide, views, grid)
-        with self._lock:
-            self.encoded += len(views)
+        there = [one[name] for one in found if one is not None and name in one]
+        if len(there) == len(keys):
+            return [one.to(device) for one in there]
+        made = list(make())
         for key, one, kept in zip(keys, made, keep, strict=True):
             if kept:
-                self._put(key, {"guide": one})
+                self._put(key, {name: one})
         return made
+
+    def count(self, images: int) -> None:
+        """Images have gone through an encoder."""
+        with self._lock:
+            self.encoded += images
 
     def clear(self) -> None:
         """Forget everything."""
