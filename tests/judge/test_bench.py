@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +19,7 @@ from vpl.config import preset
 from vpl.edges.images import read_image, read_mask
 from vpl.judge import bench
 from vpl.judge.bench import MASK_STAGES, Bench
+from vpl.judge.packed import Packed, packed
 from vpl.method.views import View
 from vpl.runs.scoring import MAP_ROWS
 from vpl.runs.stages import Run
@@ -70,14 +76,12 @@ def test_the_masks_of_a_run(made, config, tmp_path, values):
             assert (ours == theirs).all(), (stage, path.name)
 
 
-def test_features_are_made_once(made, config, monkeypatch):
-    calls = []
-    monkeypatch.setattr(bench, "encode", lambda *given, real=bench.encode: calls.append(1) or real(*given))
+def test_features_are_made_once(made, config):
     for phi in (0.3, 0.5, 0.7):
         made.masks(config.with_values({"prototypes.phi": phi}))
-    assert len(calls) == 5, "five images, one by one on a CPU"
+    assert made._shelf.encoded == 5
     made.masks(config.with_values({"clip.scale": 1.5}))
-    assert len(calls) == 10
+    assert made._shelf.encoded == 10
 
 
 @pytest.mark.parametrize(
@@ -119,17 +123,64 @@ def test_no_truth_comes_here():
     assert "read_mask" not in inspect.getsource(bench)
 
 
-def test_features_beyond_the_budget_are_made_again_and_change_nothing(clip, made, config, monkeypatch):
-    calls = []
-    monkeypatch.setattr(bench, "encode", lambda *given, real=bench.encode: calls.append(1) or real(*given))
-    wanted, size = made.refined(config), made._shelf.held
-    assert len(calls) == 5 and size > 0
-    for most, count in ((0, 20), (size - 1, 8)):  # four passes over five images
-        calls.clear()
-        small = Bench(clip, made.classes, made.views, shelf=bench.Shelf(most))
-        for one, other in zip(small.refined(config), wanted, strict=True):
-            assert torch.equal(one, other)
-        assert len(calls) == count and small._shelf.held <= most
+def test_features_beyond_the_budget_change_nothing(clip, made, config, tmp_path):
+    """They are taken from disk, and beyond its budget made again: the bits of those that are held in memory."""
+    wanted, likely = made.refined(config), made.masks(config, ("crf",))["crf"]
+    size, disk = made._shelf.held, tmp_path / "kept"
+    assert made._shelf.encoded == 5 and size > 0
+    for most, folder, keep, count in (
+        (0, None, 20.0, 20),  # four passes over five images
+        (0, disk, 0.0, 20),
+        (0, disk, 20.0, 5),
+        (3 * size // 4, disk, 20.0, 5),
+        (3 * size // 4, None, 20.0, 14),  # two did not fit
+    ):
+        given = config.with_values({"clip.keep_gb": keep})
+        with contextlib.closing(Bench(clip, made.classes, made.views, shelf=bench.Shelf(most, folder))) as small:
+            for one, other in zip(small.refined(given), wanted, strict=True):
+                assert torch.equal(one, other)
+            assert small._shelf.held <= most, (most, folder)
+            assert small._shelf.encoded == count, (most, folder, keep)
+            assert disk.exists() == (folder is not None and keep > 0)
+            for one, other in zip(small.masks(given, ("crf",))["crf"], likely, strict=True):
+                assert (one == other).all()
+        assert not disk.exists()
+
+
+def test_a_budget_holds_while_features_are_made_and_after_one_failed(clip, made, config, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    shelf = bench.Shelf()
+    with monkeypatch.context() as patch:
+        patch.setattr(FrozenClip, "resume", full)
+        with pytest.raises(MemoryError):
+            shelf.features(clip, made.views[:1], config.clip, "a", (0,))
+    assert shelf.held == 0
+    features = shelf.features(clip, made.views[:1], config.clip, "a", (0,))
+    grid = features.grid
+    assert shelf.held == bench.bytes_of(features) <= bench._most_bytes(clip, grid) < 1.1 * shelf.held
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_images(tmp_path):
+    """The peak of a process whose features go to disk, against its twin that holds them all, and the same bytes."""
+    script = Path(__file__).parents[2] / "benchmarks/memory.py"
+    command = [sys.executable, script, "--count", "16", "--size", "320x240", "--most", str(8 * 2**20)]
+    told = subprocess.run([*command, "--results", tmp_path], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    found = json.loads((tmp_path / "memory.json").read_text())["ways"]
+    held, bounded = (found[way]["peak_mb"] - found[way]["before_mb"] for way in ("memory", "bounded"))
+    assert bounded < held / 2, found
+    assert [found[way]["encoded"] for way in ("memory", "bounded", "again")] == [16, 16, 80]
+
+
+def test_label_maps_are_packed_and_come_back():
+    maps = [np.random.default_rng(n).integers(0, 256, (5 + n, 7), dtype=np.uint8) for n in range(3)]
+    held = Packed(packed(one[:, ::-1]) for one in maps)
+    assert len(held) == 3 and all((one == other[:, ::-1]).all() for one, other in zip(held, maps, strict=True))
+    held[0][:] = 0  # its caller's own
+    assert (held[0] == maps[0][:, ::-1]).all() and held[-1].shape == (7, 7) and len(held[1:]) == 2
 
 
 def test_the_shelf_makes_room_by_what_is_not_asked_for(clip, made, config):

@@ -16,6 +16,7 @@ import hashlib
 import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from vpl.edges.outputs import Made, check_apart
 from vpl.errors import ConfigError, RunError
 from vpl.judge.ablated import LEARNED, Ablated, Cell
 from vpl.judge.ablations import NETWORK, Ablation, Setting, short
-from vpl.judge.bench import MASK_STAGES, Bench
+from vpl.judge.bench import MASK_STAGES, Bench, Shelf
 from vpl.judge.material import ImageSet, OwnData, Scenes
 from vpl.method import gap
 from vpl.method.metrics import Confusion
@@ -100,18 +101,24 @@ def ablate(
         raise RunError(f"{folder} can't be made ({error.strerror}); name another folder with --out.") from error
     Made(folder).begin([name for one in ablations for name in _file_names(one)])
     held: dict[tuple, tuple[Bench, ImageSet]] = {}
-    for source, number, config, trained in progress(wanted, len(wanted), "ablate"):
-        if (source.group, number) not in held:
-            held.clear()
-            material = source.load(number)
-            held[source.group, number] = Bench(clip, material.classes, material.views, workers), material
-        bench, material = held[source.group, number]
-        start = time.perf_counter()
-        made = _train(folder, source, material, clip, config, workers) if trained else measure(bench, material, config)
-        found = made | {"seconds": round(time.perf_counter() - start, 3)}
-        path = _raw(folder, source, number, config, trained, clip)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, found)
+    with tempfile.TemporaryDirectory(prefix="encodings-", dir=folder) as kept:
+        for source, number, config, trained in progress(wanted, len(wanted), "ablate"):
+            if (source.group, number) not in held:
+                for before, _ in held.values():
+                    before.close()
+                held.clear()
+                material, shelf = source.load(number), Shelf(folder=Path(kept) / f"{source.group}-{number}")
+                held[source.group, number] = Bench(clip, material.classes, material.views, workers, shelf), material
+            bench, material = held[source.group, number]
+            start = time.perf_counter()
+            if trained:
+                made = _train(folder, source, material, clip, config, workers)
+            else:
+                made = measure(bench, material, config)
+            found = made | {"seconds": round(time.perf_counter() - start, 3)}
+            path = _raw(folder, source, number, config, trained, clip)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, found)
     for one in ablations:
         yield _finished(folder, one, base, sources, sets, clip)
 

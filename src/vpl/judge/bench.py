@@ -1,10 +1,11 @@
-"""A set of images held in memory: what any setting of the method makes of them, with nothing done twice.
+"""A set of images at hand: what any setting of the method makes of them, with nothing done twice.
 
     pixels -> features (one pass) -> text seeds -> regions -> prototypes -> vision seeds -> refined seeds -> masks
 
 Every result is kept under the part of the configuration that it depends on, so that the next setting costs only what
 it changes. The photographs go through the pipeline of a run (`stream`), so masks are those of a run, byte for byte.
-Truth masks do not come here: whoever has them compares elsewhere.
+Truth masks do not come here: whoever has them compares elsewhere. Features are in memory up to a budget, beyond it
+encodings are on disk up to another (`runs.shelf`), and beyond that images are encoded again: the same bits each time.
 
 Letters: K tags of one image · P prototypes · D joint width · h w patch grid · H W pixels.
 """
@@ -12,13 +13,18 @@ Letters: K tags of one image · P prototypes · D joint width · h w patch grid 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import logging
+import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from vpl.classes import ClassSet
@@ -26,6 +32,7 @@ from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip
 from vpl.config import ClipConfig, Config
 from vpl.errors import VplError
+from vpl.judge.packed import Deflated, Packed, packed
 from vpl.machine import one_core_each, threads
 from vpl.method import prototypes
 from vpl.method.affinities import refined
@@ -34,7 +41,8 @@ from vpl.method.looks import Seen, gathered, votes
 from vpl.method.masks import label_map, pseudo_mask
 from vpl.method.regions import Regions, regions
 from vpl.method.seeds import seed_maps
-from vpl.method.views import View, encode, guided
+from vpl.method.views import View, guided
+from vpl.runs import shelf
 from vpl.runs.stream import Stream, grid_at
 
 Cams = tuple[Float[Tensor, "_ h w"], ...]
@@ -42,40 +50,116 @@ Cams = tuple[Float[Tensor, "_ h w"], ...]
 
 KEPT = 64
 """Results of one kind that are kept; the one that was not asked for the longest goes first."""
-KEPT_BYTES = 4 * 2**30
-"""Features that are kept in memory; those beyond are computed again each time."""
+KEPT_BYTES = 2**30
+"""Features that are kept in memory, with a folder for those beyond; without one they are computed again each time."""
 STAGES = ("text", "vision", "refined")
 MASK_STAGES = (*STAGES, "crf", "labels")
 """Seeds of three stages without CRF, the same with CRF, and pseudo-masks with their ignored pixels."""
 
+log = logging.getLogger("vpl")
 _S = TypeVar("_S")
 _T = TypeVar("_T")
 
 
 class Shelf:
-    """Features within a budget of bytes. Room is made by those of settings that are not asked for any more."""
+    """Features within a budget of bytes. Room is made by those of settings that are not asked for any more.
 
-    def __init__(self, most: int = KEPT_BYTES):
-        self.most, self.held = most, 0
+    Args:
+        most: bytes of features in memory.
+        folder: where encodings go for whose features there is no room, within `clip.keep_gb`; None: nowhere. `close`
+            removes it.
+    """
+
+    def __init__(self, most: int = KEPT_BYTES, folder: Path | None = None):
+        self.most, self.held, self.folder = most, 0, folder
         self._lock = threading.Lock()
         self._kept: dict[object, dict[tuple[int, ...], tuple[Features, int]]] = {}
+        self._beyond: dict[object, shelf.Shelf] = {}
+
+    @property
+    def encoded(self) -> int:
+        """Images that have gone through the encoder."""
+        return sum(one.encoded for one in self._beyond.values())
+
+    def features(
+        self,
+        clip: FrozenClip,
+        views: Sequence[View],
+        config: ClipConfig,
+        of: object,
+        members: tuple[int, ...],
+    ) -> Features:
+        """Features of images of one patch grid, as the encoder gives them or gave them before.
+
+        Args:
+            of: whose images they are; members: their numbers among those.
+        """
+        setting = (of, config)
+        if (kept := self.get(setting, members)) is not None:
+            return kept
+        grid = grid_at(views[0].image.shape[:2], clip.patch, config)
+        size = len(views) * _most_bytes(clip, grid)
+        room = self._reserve(setting, size)
+        if self.folder and not room and not self._beyond.get(setting):
+            log.info(
+                "features of more images than fit into %.1f GB of memory: encodings go to %s, at most %g GB "
+                "(clip.keep_gb) and half of what is free there.", self.most / 1e9, self.folder, config.keep_gb,
+            )  # fmt: skip
+        beyond, name = self._beyond_of(setting, config), hashlib.sha256(repr(setting).encode()).hexdigest()[:16]
+        try:
+            features = beyond.features(clip, views, [f"{name}-{one}" for one in members], [not room] * len(views))
+        except BaseException:
+            self._release(size if room else 0)
+            raise
+        if room:
+            self._release(size)
+            self.put(setting, members, features)
+        return features
+
+    def _beyond_of(self, setting: object, config: ClipConfig) -> shelf.Shelf:
+        with self._lock:
+            if setting not in self._beyond:
+                budget = config if self.folder else replace(config, keep_gb=0.0)
+                self._beyond[setting] = shelf.Shelf(self.folder or Path(), budget)
+            return self._beyond[setting]
 
     def get(self, setting: object, members: tuple[int, ...]) -> Features | None:
-        """Features of these images under a setting, if they are here."""
+        """Features of these images under a setting, if they are in memory."""
         kept = self._kept.get(setting, {}).get(members)
         return kept[0] if kept else None
 
     def put(self, setting: object, members: tuple[int, ...], features: Features) -> None:
         """Keep features, if there is room or other settings' can go."""
         size = bytes_of(features)
+        if self._reserve(setting, size):
+            with self._lock:
+                self._kept.setdefault(setting, {})[members] = features, size
+
+    def _reserve(self, setting: object, size: int) -> bool:
+        """Whether there is room for so many bytes, which from here on are held."""
         with self._lock:
             while self.held + size > self.most:
                 other = next((one for one in self._kept if one != setting), None)
                 if other is None:
-                    return
+                    return False
                 self.held -= sum(one for _, one in self._kept.pop(other).values())
-            self._kept.setdefault(setting, {})[members] = features, size
             self.held += size
+            return True
+
+    def _release(self, size: int) -> None:
+        with self._lock:
+            self.held -= size
+
+    def close(self) -> None:
+        """Remove what is on disk."""
+        if self.folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _most_bytes(clip: FrozenClip, grid: tuple[int, int]) -> int:
+    """What features of one image take at most, all in float32."""
+    tokens, inner = 1 + grid[0] * grid[1], clip.image.blocks[-1].up.weight.shape[0]
+    return 4 * tokens * (8 * clip.width + inner + clip.dim + tokens)
 
 
 def bytes_of(features: Features) -> int:
@@ -129,6 +213,10 @@ class Bench:
 
         return self.once("mirrored", None, make)
 
+    def close(self) -> None:
+        """Remove what is on disk."""
+        self._shelf.close()
+
     # ------------------------------------------------------------------ features
 
     def passed(
@@ -139,16 +227,12 @@ class Bench:
         Raises:
             VplError: an image does not fit into the device's memory.
         """
-        stream, setting = Stream(self.clip, clip, self.workers), (id(self), clip)
+        stream = Stream(self.clip, clip, self.workers)
         sizes = [view.image.shape[:2] for view in self.views]
         batches = stream.plan(len(sizes), lambda number: grid_at(sizes[number], self.clip.patch, clip), _refuse)
 
         def work(members: tuple[int, ...], views: list[View]) -> _T:
-            features = self._shelf.get(setting, members)
-            if features is None:
-                features = encode(self.clip, views, clip)
-                self._shelf.put(setting, members, features)
-            return make(members, features)
+            return make(members, self._shelf.features(self.clip, views, clip, id(self), members))
 
         with contextlib.closing(stream.flow(batches, lambda number: self.views[number], work)) as flow:
             for settled in flow:
@@ -270,20 +354,18 @@ class Bench:
 
     # ------------------------------------------------------------------ masks
 
-    def masks(
-        self, config: Config, stages: Sequence[str] = STAGES
-    ) -> dict[str, tuple[UInt8[np.ndarray, "height width"], ...]]:
-        """Label maps of each image by stage (`MASK_STAGES`), at the sizes that the views name.
+    def masks(self, config: Config, stages: Sequence[str] = STAGES) -> dict[str, Packed]:
+        """Label maps (height, width) of each image by stage (`MASK_STAGES`), at the sizes that the views name.
 
         "labels" and "crf" come together: both or neither.
         """
         exponent = config.labels.background_exponent
         maps = {"text": self.text_seeds, "vision": self.seeds, "refined": self.refined}
-        made: dict[str, tuple] = {
-            name: tuple(self.drawn(lambda cam, view: label_map(cam.cpu(), view, exponent)[0], maps[name](config)))
-            for name in stages
-            if name in maps
-        }
+
+        def draw(cam: Tensor, view: View) -> Deflated:
+            return packed(label_map(cam.cpu(), view, exponent)[0])
+
+        made = {name: Packed(self.drawn(draw, maps[name](config))) for name in stages if name in maps}
         if "crf" in stages or "labels" in stages:
             key = (
                 config.clip,
@@ -320,18 +402,18 @@ class Bench:
 
         return self.each(config.clip, make)
 
-    def _pseudo_masks(self, config: Config) -> tuple[tuple, tuple]:
-        def make(cam: Tensor, view: View) -> tuple:
+    def _pseudo_masks(self, config: Config) -> tuple[Packed, Packed]:
+        def make(cam: Tensor, view: View) -> list:
             _, scores = label_map(cam.cpu(), view, config.labels.background_exponent)
-            return pseudo_mask(scores, view, config)
+            return [packed(one) for one in pseudo_mask(scores, view, config)]
 
-        def count(said: tuple[Tensor, ...], view: View) -> tuple:
+        def count(said: tuple[Tensor, ...], view: View) -> list:
             scores = votes(said, len(view.tags), view.image.shape[:2], config.looks)
-            return pseudo_mask(scores, view, config)
+            return [packed(one) for one in pseudo_mask(scores, view, config)]
 
         vote = config.looks.vote
         pairs = self.drawn(count, self.votes(config)) if vote else self.drawn(make, self.refined(config))
-        return tuple(one for one, _ in pairs), tuple(one for _, one in pairs)
+        return Packed(one for one, _ in pairs), Packed(one for _, one in pairs)
 
     def drawn(self, make: Callable[[_S, View], _T], maps: Sequence[_S]) -> list[_T]:
         """`make` of each image's maps and view, as many at once as there are workers."""

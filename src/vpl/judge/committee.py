@@ -18,6 +18,7 @@ from jaxtyping import Float, UInt8
 
 from vpl.config import Config
 from vpl.judge.bench import Bench
+from vpl.judge.packed import Packed
 from vpl.method.metrics import Confusion
 
 RATIO = 3.0
@@ -41,7 +42,7 @@ def settled(bench: Bench, config: Config) -> Config:
     return config.with_values(VALUES | {"prototypes.image_temperature": RATIO / float(bench.clip.logit_scale)})
 
 
-def opinion(bench: Bench, config: Config) -> tuple[UInt8[np.ndarray, "height width"], ...]:
+def opinion(bench: Bench, config: Config) -> Packed:
     """The committee's label map of each image, at the sizes that the views name; the same for every setting."""
     config = settled(bench, config)
     return bench.once("opinion", config, lambda: bench.masks(config, ("crf",))["crf"], most=1)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
 
 from vpl.classes import ClassSet
 from vpl.classes import scenes as scene_classes
@@ -19,6 +18,7 @@ from vpl.config import ABLATION_IMAGES, ABLATION_STYLE, SCENE_SIDE, Config
 from vpl.edges import images
 from vpl.edges.truth import read_truth
 from vpl.errors import DataError
+from vpl.judge.packed import Deflated, Packed, packed
 from vpl.method.belonging import Counting
 from vpl.method.views import View
 from vpl.runs.opened import dataset_of, split_of
@@ -45,7 +45,7 @@ class ImageSet:
     split: str
     classes: ClassSet
     views: tuple[View, ...]
-    truths: tuple[UInt8[np.ndarray, "H W"], ...]
+    truths: Packed
     identity: str
 
 
@@ -68,7 +68,7 @@ class Scenes:
         """Draw the set."""
         classes, place = scene_classes(), 0
         views: list[View] = []
-        truths: list[UInt8[np.ndarray, "H W"]] = []
+        truths: list[Deflated] = []
         while len(views) < self.count:
             scene = draw(FIRST_SEED + number, place, self.style, self.side)
             place += 1
@@ -76,8 +76,8 @@ class Scenes:
                 tags = tuple(classes.index(tag) for tag in scene.tags)
                 rows, columns = scene.mask.shape
                 views.append(View(scene.image, tags, (rows, columns)))
-                truths.append(scene.mask)
-        return ImageSet(self.style, number, "train", classes, tuple(views), tuple(truths), self.identity(number))
+                truths.append(packed(scene.mask))
+        return ImageSet(self.style, number, "train", classes, tuple(views), Packed(truths), self.identity(number))
 
     def tree(self, number: int, folder: Path) -> None:
         """The set as files, with as many held-out scenes."""
@@ -128,7 +128,8 @@ class OwnData:
             tags = tuple(dataset.classes.index(tag) for tag in one.tags)
             image = images.read_image(one.image, self.config.clip.max_side)
             views.append(View(image, tags, images.image_size(one.image)))
-        truths, counting = tuple(read_truth(one.mask, one.values) for one in chosen), Counting(dataset.classes.names)
+        truths = Packed(packed(read_truth(one.mask, one.values)) for one in chosen)
+        counting = Counting(dataset.classes.names)
         for view, truth in zip(views, truths, strict=True):
             counting.add(truth, view.tags)
         if not (belonging := counting.result()).together:

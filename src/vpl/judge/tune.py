@@ -9,6 +9,7 @@ once, by what it gave on the scenes' web styles, where the truth is known (bench
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -23,13 +24,13 @@ from torch import Tensor
 from vpl.config import TUNE_IMAGES, Config
 from vpl.errors import RunError, VplError
 from vpl.judge import committee
-from vpl.judge.bench import Bench
+from vpl.judge.bench import Bench, Shelf
 from vpl.method.looks import votes
 from vpl.method.masks import label_scores, probabilities
 from vpl.method.views import View
 from vpl.progress import Progress, silent
 from vpl.runs.files import write_json
-from vpl.runs.folder import log
+from vpl.runs.folder import ENCODINGS, log
 from vpl.runs.records import TUNE_FILE, Choice, read_choices
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
@@ -212,8 +213,8 @@ def tune(
         images, choices = read_choices(folder)
         if choices:
             return Tuned(config, choices, images)
-        bench = _bench(run, count, workers)
-        made = choose(bench, config, progress=progress)
+        with contextlib.closing(_bench(run, count, workers)) as bench:
+            made = choose(bench, config, progress=progress)
         run.config = made.config
         run.settle()
         told = [dataclasses.asdict(one) for one in made.choices]
@@ -234,4 +235,4 @@ def _bench(run: Run, count: int, workers: int) -> Bench:
             log.warning("%s left out of the tuning: %s", sample.id, error)
     if not views:
         raise RunError(f"no image of {run.folder} could be used; mend the data first.")
-    return Bench(run.clip, run.classes, views, workers)
+    return Bench(run.clip, run.classes, views, workers, Shelf(folder=run.folder / ENCODINGS / "tune"))
