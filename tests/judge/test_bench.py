@@ -128,19 +128,19 @@ def test_features_beyond_the_budget_change_nothing(clip, made, config, tmp_path)
     wanted, likely = made.refined(config), made.masks(config, ("crf",))["crf"]
     size, disk = made._shelf.held, tmp_path / "kept"
     assert made._shelf.encoded == 5 and size > 0
-    for most, folder, keep, count in (
-        (0, None, 20.0, 20),  # four passes over five images
-        (0, disk, 0.0, 20),
-        (0, disk, 20.0, 5),
-        (3 * size // 4, disk, 20.0, 5),
-        (3 * size // 4, None, 20.0, 14),  # two did not fit
+    for most, folder, keep, counts in (
+        (0, None, 20.0, {20}),  # four passes over five images
+        (0, disk, 0.0, {20}),
+        (0, disk, 20.0, {5}),
+        (3 * size // 4, disk, 20.0, {5}),
+        (3 * size // 4, None, 20.0, {11, 14}),  # two or three did not fit: it depends on which came first
     ):
         given = config.with_values({"clip.keep_gb": keep})
         with contextlib.closing(Bench(clip, made.classes, made.views, shelf=bench.Shelf(most, folder))) as small:
             for one, other in zip(small.refined(given), wanted, strict=True):
                 assert torch.equal(one, other)
             assert small._shelf.held <= most, (most, folder)
-            assert small._shelf.encoded == count, (most, folder, keep)
+            assert small._shelf.encoded in counts, (most, folder, keep)
             assert disk.exists() == (folder is not None and keep > 0)
             for one, other in zip(small.masks(given, ("crf",))["crf"], likely, strict=True):
                 assert (one == other).all()

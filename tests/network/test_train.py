@@ -279,7 +279,7 @@ def test_relatives_of_rsc(tiny_clip, items, tmp_path):
         {},
         {"rsc__texts": 0.1, "rsc__area": 0.4, "train__affinity": 0.1, "train__loss": "balanced"},
         {"train__online": True, "train__online_from": 0.0},
-        {"train__online": True, "train__online_from": 0.0, "train__online_labels": "seeds"},
+        {"train__online": True, "train__online_from": 0.0, "train__online_labels": "seeds", "train__affinity": 0.1},
     ],
     ids=["ce", "relatives", "ignored", "seeds"],
 )
