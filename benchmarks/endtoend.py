@@ -52,7 +52,7 @@ from vpl.method.labeller import Labeller
 from vpl.method.metrics import Confusion
 from vpl.method.prototypes import text_prototypes
 from vpl.method.views import pixels_of
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.stream import read_view
 
 SIZE = (640, 480)

@@ -31,7 +31,7 @@ from vpl.method.views import View
 from vpl.network import predict, train
 from vpl.network.crops import Item
 from vpl.runs.files import read_prototypes
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 

@@ -27,7 +27,7 @@ from vpl.app.room import Room
 from vpl.cli import main
 from vpl.edges import images
 from vpl.method.metrics import Confusion
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.records import read_evaluations
 from vpl.scenes.tree import write_tree
 

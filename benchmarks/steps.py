@@ -25,7 +25,7 @@ from vpl.edges.templates import markdown_table
 from vpl.network import predict, train
 from vpl.network.crops import Item
 from vpl.runs.files import read_prototypes
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.sampling import evenly
 
 RESULTS = Path(__file__).parent / "results" / "steps.jsonl"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +24,9 @@ from vpl.config import Config, preset
 from vpl.edges import images
 from vpl.errors import ConfigError
 from vpl.judge import check
+from vpl.pages import gallery, report
 from vpl.runs.folder import clean
+from vpl.runs.planned import Planned, Unread
 from vpl.scenes import tree as scene_tree
 
 pytestmark = pytest.mark.slow
@@ -248,14 +253,14 @@ def test_photographs_without_tags_are_background_where_asked(drawn, tmp_path, mo
         told = case.run(run, "labels")
     assert told == ["maps", "masks"] and not seen, "nothing is encoded for it, and nothing learned from it"
     assert all(not images.read_mask(run / name / f"{id}.png").any() for name in maps)
-    assert case.run(run) == ["network", "scores", "network scores", "signs", "report"]
+    assert case.run(run) == ["scores", "signs", "report"], "the network is kept until it is asked to learn again"
+    assert case.run(run, relearn=True) == ["network", "network scores", "signs", "report"], "nothing else reads it"
     record = json.loads((run / "run.json").read_text())
     assert record["stages"]["train"]["images"] == IMAGES and record["data"]["problems"] == []
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["label_free"] == signs, "of photographs with tags"
     assert metrics["evaluations"][0]["images"] == IMAGES, "in the scores"
     case.run(tmp_path / "fresh")
-    case.run(run, relearn=True)
     assert_same(run, tmp_path / "fresh")
     with build.open_run(run, case.config(), device="cpu") as opened:
         found = check.of_list(opened)
@@ -268,7 +273,100 @@ def test_photographs_without_tags_are_background_where_asked(drawn, tmp_path, mo
     path.write_bytes(path.read_bytes()[:20])
     case.run(run)
     assert id in [one["id"] for one in json.loads((run / "run.json").read_text())["failures"]]
-    assert not (run / "labels" / f"{id}.png").exists(), "a photograph that can't be used teaches nothing"
+
+
+def test_one_more_photograph_is_looked_at_and_pictured_alone(drawn, tmp_path, monkeypatch):
+    case, run = Case.of(drawn, tmp_path), tmp_path / "run"
+    case.values |= {"train.steps": 0}
+    case.run(run)
+    one_more(case, random.Random(0))
+    made = []
+    monkeypatch.setattr(gallery, "_exhibit", lambda *given, real=gallery._exhibit: made.append(given) or real(*given))
+    with counted(monkeypatch) as seen:
+        assert case.run(run) == ["maps", "masks", "signs", "report"]
+    assert len(made) == 1 and sum(seen) in (1, 3), "once for its masks; mirrored and larger if it is one of the four"
+    report.report(run)
+    assert len(made) == 1
+    page = (run / "report.html").read_bytes()
+    (run / "state/pictures.json").unlink()
+    made.clear()
+    report.report(run)
+    assert len(made) == IMAGES + 1 and (run / "report.html").read_bytes() == page
+    memory = run / "state/pictures.json"
+    for damaged in ("[", '{"scans": 1, "exhibits": {"x": [3]}}', memory.read_text().replace('"panes"', '"pains"')):
+        memory.write_text(damaged)
+        report.report(run)
+        assert (run / "report.html").read_bytes() == page
+    case.photograph(0).touch()
+    made.clear()
+    report.report(run)
+    assert len(made) == 1, "the file was written, whatever into it"
+
+
+QUIET = "import sys; from vpl.cli import main; status = main(sys.argv[1:]); print(status, 'torch' in sys.modules)"
+
+
+def test_nothing_to_do_is_said_without_torch(drawn, tmp_path):
+    case, run = Case.of(drawn, tmp_path), tmp_path / "run"
+    case.values |= {"train.steps": 0, "data.untagged": "background"}
+    case.run(run)
+
+    def said(*words: str) -> list[str]:
+        given = [sys.executable, "-c", QUIET, *words]
+        done = subprocess.run(given, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "200"})
+        return (done.stdout + done.stderr).splitlines()
+
+    before = held(run)
+    assert said("plan", str(run)) == ["nothing to do", "0 False"]
+    told = said("run", str(run))
+    assert "0 False" in told and "plan: nothing to do" in told and f"report in {run / 'report.html'}" in told
+    assert held(run) == before and "command: vpl run" in (run / "log.txt").read_text()
+    one_more(case, random.Random(0))
+    told = said("plan", str(run))
+    assert (
+        told[-1] == "0 False" and told[0] == "label maps of the seeds of 1 of 7 photographs: 1 of them: not there yet"
+    )
+    assert "0 True" in said("run", str(run))
+    assert said("plan", str(run)) == ["nothing to do", "0 False"]
+    memory = run / "state/clip.json"
+    whole = memory.read_text()
+    for other in ("{", "{}", whole.replace('"hash"', '"hsah"'), whole.replace("pocket", "socket")):
+        memory.write_text(other)
+        assert said("plan", str(run)) == ["nothing to do", "0 True"], "what is not remembered is read"
+    memory.write_text(whole)
+    assert said("plan", str(run), "--set", "clip.mean=[0.4,0.4,0.4]")[-1] == "0 True"
+
+
+def test_a_clip_is_another_where_its_files_are(drawn, tmp_path):
+    case, run, weights = Case.of(drawn, tmp_path), tmp_path / "run", tmp_path / "clip"
+    shutil.copytree(Path(build.__file__).parent / "pocket", weights, ignore=shutil.ignore_patterns("*.py", "__*"))
+    case.values |= {"train.steps": 0, "clip.model": str(weights)}
+    case.run(run)
+
+    def known() -> bool:
+        with Planned(run, case.config()) as planned:
+            try:
+                return bool(planned.clip_hash())
+            except Unread:
+                return False
+
+    assert known()
+    file = weights / "model.safetensors"
+    data, times = file.read_bytes(), file.stat()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert not known(), "of the same size and time of writing"
+    assert next(work.stage for work in planned_by(case, run)) == "regions"
+    file.write_bytes(data)
+    case.run(run)
+    assert known()
+    (weights / "preprocessor_config.json").write_text("{}")
+    assert not known()
+
+
+def planned_by(case: Case, run: Path) -> tuple:
+    with build.open_run(run, case.config(), device="cpu") as opened:
+        return build.planned(opened, "run").work
 
 
 @pytest.mark.parametrize("command", ["run", "labels", "prototypes", "evaluate", "report"])

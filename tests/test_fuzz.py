@@ -37,7 +37,7 @@ from vpl.edges.truth import Drawings, Meaning, Values, read_truth
 from vpl.errors import ModelError, VplError
 from vpl.exports.coco import rle
 from vpl.network.card import Card
-from vpl.runs import files, records
+from vpl.runs import files, learning, records
 from vpl.runs.state import State
 
 SECONDS, SEED = float(os.environ.get("VPL_FUZZ_SECONDS", 0)), int(os.environ.get("VPL_FUZZ_SEED", 0))
@@ -178,7 +178,7 @@ READERS: dict[str, tuple[str, bytes, Callable[[Path], object]]] = {
     "safetensors": ("w.safetensors", save(TENSORS), lambda path: read_tensors(path, path.name)),
     "torch file": ("w.pt", torch_file(), lambda path: read_tensors(path, path.name)),
     "prototypes": ("p.safetensors", save(TENSORS), lambda path: files.read_prototypes(path, 4)),
-    "regions": ("r.st", save(REGIONS), lambda path: files.read_regions(path, 4, 2, 1)),
+    "regions": ("r.st", save(REGIONS), lambda path: learning.read_regions(path, 4, 2, 1)),
     "network's card": ("network.json", card(), from_card),
     "run.json": ("run.json", json.dumps(RUN).encode(), lambda path: records.read_record(path.parent)),
     "metrics.json": ("metrics.json", json.dumps(METRICS).encode(), lambda path: records.read_metrics(path.parent)),

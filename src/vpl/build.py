@@ -20,7 +20,6 @@ from vpl.machine import device_of
 from vpl.pages import report
 from vpl.presets import STANDARD
 from vpl.progress import Progress, silent
-from vpl.runs import inventory
 from vpl.runs.folder import log
 from vpl.runs.learning import CHANCE_RANK
 from vpl.runs.plan import EXPORTS, STAGES, WHOLE, Plan
@@ -28,16 +27,6 @@ from vpl.runs.stages import Run
 
 MUCH = 50
 """Photographs to be worked on from which the time is measured beforehand: measuring costs a few of them. [ours]"""
-TARGETS: dict[str, tuple[str, ...]] = {
-    "run": ("report",),
-    "prototypes": ("prototypes",),
-    "seeds": ("maps",),
-    "labels": ("masks",),
-    "train": ("network",),
-    "evaluate": ("scores", "network scores", "signs"),
-    "report": ("report",),
-}
-"""Command -> the stages that it brings."""
 SCALES = ("train.scale_low", "train.scale_high")
 NEVER: dict[str, tuple[str, ...]] = {"evaluate": ("network",), "report": ("network",)}
 """Command -> what it does not make, however stale."""
@@ -60,12 +49,6 @@ def open_run(
     )
 
 
-def targets_of(command: str, folder: Path) -> tuple[str, ...]:
-    """The stages that a command brings; a whole run keeps the exports in its folder up to date."""
-    there = [to for to in EXPORTS if inventory.whole_place(folder, to).exists()] if command == "run" else []
-    return (*TARGETS[command], *there)
-
-
 def expected(run: Run, plan: Plan) -> Forecast | None:
     """What the work of a plan will take, measured where it is much; None where it is little, or can't be measured."""
     photographs = max((len(work.wanted) for work in plan.work if STAGES[work.stage].each), default=0)
@@ -79,7 +62,7 @@ def expected(run: Run, plan: Plan) -> Forecast | None:
 
 def planned(run: Run, command: str) -> Plan:
     """What a command would do; nothing is written."""
-    return run.plan(targets_of(command, run.folder), NEVER.get(command, ()))
+    return run.plan(run.targets_of(command), NEVER.get(command, ()))
 
 
 def bring(
@@ -110,7 +93,7 @@ def bring(
             )
         run.train()
         return planned(run, command)
-    targets, never = targets_of(command, run.folder), NEVER.get(command, ())
+    targets, never = run.targets_of(command), NEVER.get(command, ())
     if command == "run" and not train and run.config.source("train.steps") != YOURS:
         plan = planned(run, command)
         work = plan.of("network")

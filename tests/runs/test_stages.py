@@ -24,7 +24,7 @@ from vpl.edges.images import read_mask
 from vpl.errors import ConfigError, RunError
 from vpl.method import crf, labeller, masks
 from vpl.runs import stream
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.scoring import MAP_ROWS
 from vpl.runs.stages import Run
 from vpl.runs.stream import AHEAD

@@ -30,8 +30,8 @@ from vpl.judge.checkup import mirror_agreements
 from vpl.runs import stored
 from vpl.runs.files import read_prototypes, read_tensors
 from vpl.runs.inventory import places_of
-from vpl.runs.opened import dataset_of, split_of
 from vpl.runs.plan import count_of
+from vpl.runs.planned import dataset_of, split_of
 from vpl.runs.review import CORRECTED, Review
 from vpl.runs.stream import read_view
 

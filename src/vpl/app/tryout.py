@@ -38,7 +38,7 @@ from vpl.presets import STANDARD
 from vpl.runs import stored
 from vpl.runs.files import read_facts, read_prototypes
 from vpl.runs.folder import RunFolder, log
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.review import Changed
 
 DIALS: dict[str, tuple[float, float]] = {

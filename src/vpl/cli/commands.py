@@ -20,10 +20,13 @@ from vpl.cli.show import bar, say
 from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, of_presets, preset, quality
 from vpl.edges import legend, storage
 from vpl.errors import ConfigError
+from vpl.network.team import place
 from vpl.runs.plan import Plan, count_of, told
-from vpl.runs.stored import read
+from vpl.runs.state import FOLDER as STATE_FOLDER
+from vpl.runs.stored import FILE, read
 
 if TYPE_CHECKING:
+    from vpl.runs.planned import Planned
     from vpl.runs.stages import Run
 
 log = logging.getLogger("vpl")
@@ -93,6 +96,9 @@ def _stage(given: argparse.Namespace) -> int:
     config = _config(given)
     if given.out and given.engine != "ray":
         raise ConfigError("--out needs --engine ray; the local engine writes into the run folder.")
+    quick = _quickly(given, config)
+    if isinstance(quick, int):
+        return quick
     if given.tune:
         config = _tuned(given, config, TUNE_IMAGES)
     from vpl import build
@@ -105,6 +111,8 @@ def _stage(given: argparse.Namespace) -> int:
     tell = partial(_tell, config=config)
     run.began = given.began
     with run:
+        if quick is not None:
+            run.take(quick)
         log.info("command: %s", given.command)
         if given.name == "check":
             return _check(run)
@@ -127,6 +135,33 @@ def _stage(given: argparse.Namespace) -> int:
         elif not given.out:
             build.bring(run, given.name, tell)
         return _close(run, given.out) if run.leads else 0
+
+
+def _quickly(given: argparse.Namespace, config: Config) -> int | Planned | None:
+    """The exit status of a plan, or of a run with nothing to do, where the run's memory tells without the weights; else
+    what has been opened, None where that is nothing."""
+    from vpl.runs.planned import MEMORY, Planned, Unread
+
+    begun = (given.folder / STATE_FOLDER / MEMORY).exists() and (given.folder / FILE).exists()
+    if given.name not in ("run", "plan") or given.tune or given.engine == "ray" or not begun or place().count > 1:
+        return None
+    run = Planned(given.folder, config, workers=given.image_workers, progress=bar, relearn=given.relearn)
+    run.began = given.began
+    with run:
+        try:
+            plan = run.plan(run.targets_of("run"))
+        except Unread:
+            return run
+        if given.name == "run" and (plan or not run.is_told):
+            return run
+        log.info("command: %s", given.command)
+        _tell_of_the_list(run)
+        if given.name == "plan":
+            print("\n".join(told(plan)))
+            return 0
+        run.settle()
+        _tell(plan, config)
+        return _close(run, None)
 
 
 def _check(run: Run) -> int:
@@ -154,7 +189,7 @@ def _steps_given(given: argparse.Namespace) -> bool:
     return getattr(given, "train.steps") is not None or any(one.startswith("train.steps=") for one in given.set)
 
 
-def _tell_of_the_list(run: Run) -> None:
+def _tell_of_the_list(run: Planned) -> None:
     for kind, lines in (
         ("left out", run.dataset.problems),
         ("warning", run.dataset.warnings),
@@ -177,7 +212,7 @@ def _tell(plan: Plan, config: Config) -> None:
         say(f"plan: {guide} looks, too, as often as the CLIP does: each of its encodings comes on top", aside=True)
 
 
-def _close(run: Run, out: str | None) -> int:
+def _close(run: Planned, out: str | None) -> int:
     """Say what was made and which images were not."""
     from vpl.runs.records import read_evaluations
 

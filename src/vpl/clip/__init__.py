@@ -4,6 +4,7 @@ archives  files of tensors, nothing unpickled freely
 spelling  OpenAI's keys and transformers', one set of names
 tokens    texts to token ids, by the weights' own tokenizer
 facts     what shapes don't tell: heads, activation, how images are normalised; found, said, or asked for
+places    where a CLIP's files lie
 weights   what a name stands for: a folder, a file, a model of the hub
 block     one block, and which of its five uses
 towers    the blocks between an embedding and a projection

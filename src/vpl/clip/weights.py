@@ -27,6 +27,7 @@ from vpl.clip.facts import (
     settled,
     sizes,
 )
+from vpl.clip.places import POCKET, place_of
 from vpl.clip.spelling import canonical
 from vpl.clip.tokens import OPENAI_WORDS, Tokenize, folder_tokenizer, openai_tokenizer, siglip_tokenizer
 from vpl.errors import ModelError
@@ -72,14 +73,14 @@ def read(name: str, said: Said | None = None) -> Found:
             features depend on is neither beside it nor said.
     """
     said = said or Said()
-    if name == "pocket":
-        folder = Path(__file__).parent.parent / "pocket"
+    if name == POCKET:
+        folder = place_of(name)
         if not (folder / CONFIG).is_file():
             raise ModelError("this installation lacks the embedded model pocket; install vpl-seg anew.")
         return _read_folder(folder, name, said)
     path = Path(name)
     try:
-        path = path.expanduser()
+        path = place_of(name)
         is_folder, is_file = path.is_dir(), path.is_file()
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelError(f"{name[:120]!r} is no path that can be read ({reason(error)}); check it.") from error

@@ -20,16 +20,17 @@ import stat
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, TYPE_CHECKING, cast
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 from PIL import Image
-from torch import Tensor
 
 from vpl.edges import storage
 from vpl.errors import DataError, VplError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("vpl")
 
@@ -201,7 +202,7 @@ def to_pixels(
     mean: Sequence[float],
     std: Sequence[float],
     scale: float = 1.0,
-) -> Float[Tensor, "3 height width"]:
+) -> torch.Tensor:
     """The encoder's input: (3, h·patch, w·patch) float32, resized as CLIP-ES does (Pillow's bicubic) and normalised.
 
     Args:
@@ -219,8 +220,10 @@ def on_grid(
     patch: int,
     mean: Sequence[float],
     std: Sequence[float],
-) -> Float[Tensor, "3 height width"]:
+) -> torch.Tensor:
     """`to_pixels` for a patch grid (h, w) that is known."""
+    import torch
+
     h, w = grid
     size = (w * patch, h * patch)
     if size != (image.shape[1], image.shape[0]):

@@ -34,7 +34,7 @@ from vpl.progress import Progress, silent
 from vpl.runs import stored
 from vpl.runs.files import read_facts
 from vpl.runs.folder import Failure
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.records import read_evaluations
 from vpl.runs.review import reviewed, taught
 

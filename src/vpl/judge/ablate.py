@@ -39,7 +39,7 @@ from vpl.network import predict
 from vpl.network.card import NETWORK_FOLDER
 from vpl.progress import Progress, silent
 from vpl.runs.files import read_json, scores_of, write_json
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.stages import Run
 
 SECTIONS = ("clip", "prompts", "seeds", "prototypes", "refine", "looks", "par", "labels", "crf")

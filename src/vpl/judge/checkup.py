@@ -21,17 +21,17 @@ from torch import Tensor
 from vpl.classes import IGNORE
 from vpl.config import Config
 from vpl.edges.datasets import Sample
-from vpl.errors import RunError, VplError
+from vpl.errors import VplError
 from vpl.judge.bench import Bench, Cams, Shelf
 from vpl.method import metrics, refine, signs
 from vpl.method.masks import label_map
 from vpl.method.views import View
 from vpl.runs.contents import signature
-from vpl.runs.files import read_json, read_map, read_prototypes, read_truth, write_json
+from vpl.runs.files import read_map, read_prototypes, read_truth
+from vpl.runs.memory import Memory, truth_of
 from vpl.runs.plan import digest
 from vpl.runs.records import is_number, read_evaluations, read_learning
 from vpl.runs.stages import Run
-from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.sampling import steadily
 
 LOOKED = 500
@@ -55,7 +55,7 @@ def checkup(run: Run) -> dict[str, dict[str, dict]]:
     free: dict[str, list[float]] = defaultdict(list)
     true: dict[str, list[float]] = defaultdict(list)
     done = [sample for sample in run.dataset.tagged if (run.folder / "seeds/refined" / f"{sample.id}.png").exists()]
-    memory = _Memory(run)
+    memory = _Signs(run)
     some = steadily(done, LOOKED, lambda one: one.id)
     found = [
         memory.of(_MAPS, sample, partial(_of_maps, run, sample)) for sample in run.progress(some, len(some), "signs")
@@ -79,55 +79,37 @@ def looked_again(count: int) -> int:
     return min(max(count // SHARE, FEWEST), AGAIN)
 
 
-class _Memory:
-    """What photographs said before. It is lost where its file is damaged: then they are asked again.
-
-    A photograph's maps are what made them (their fingerprints) and what lies there (`contents.signature`).
-    """
+class _Signs:
+    """What photographs said before. Their maps are what made them (their fingerprints) and what lies there."""
 
     def __init__(self, run: Run):
-        self._run, self._path = run, run.folder / STATE_FOLDER / MEMORY
-        try:
-            self._before = read_json(self._path)
-        except RunError:
-            self._before = {}
-        self._now: dict[str, dict[str, list]] = {_MAPS: {}, _AGAIN: {}}
+        self._run, self._memory = run, Memory(run.folder, MEMORY)
+        self.close = self._memory.close
 
     def known(self, kind: str, sample: Sample) -> Found | None:
         """What it said; None where that is not known, or what it was measured from has changed."""
-        before = self._before.get(kind)
-        kept = before.get(sample.id) if isinstance(before, dict) else None
-        if not isinstance(kept, list) or len(kept) != 3 or kept[0] != self._measured_from(kind, sample):
-            return None
-        self._now[kind][sample.id] = kept
-        return _read(kept[1]), _read(kept[2])
+        kept = self._memory.get(kind, sample.id, self._measured_from(kind, sample))
+        return (_read(kept[0]), _read(kept[1])) if isinstance(kept, list) and len(kept) == 2 else None
 
     def keep(self, kind: str, sample: Sample, found: Found) -> Found:
         """Remember it, where what made the photograph's maps is noted."""
-        key = self._measured_from(kind, sample)
-        if key:
-            self._now[kind][sample.id] = [key, *({n: None if v != v else v for n, v in one.items()} for one in found)]
+        told = [{name: None if math.isnan(one) else one for name, one in values.items()} for values in found]
+        self._memory.keep(kind, sample.id, self._measured_from(kind, sample), told)
         return found
 
     def of(self, kind: str, sample: Sample, measure: Callable[[], Found]) -> Found:
         """What is known, or else measured."""
         return self.known(kind, sample) or self.keep(kind, sample, measure())
 
-    def close(self) -> None:
-        """Write down what was asked this time; what was not is forgotten."""
-        if self._now != self._before:
-            write_json(self._path, self._now)
-
     def _measured_from(self, kind: str, sample: Sample) -> str:
         run, stages = self._run, ("maps", "masks") if kind == _MAPS else ("maps",)
         made_by = [run.state.records.get(stage, {}).get(sample.id) for stage in stages]
-        if None in made_by[:1]:
+        if made_by[0] is None:
             return ""
         folders = ("seeds/refined", "seeds/crf", "labels") if kind == _MAPS else ("seeds/refined",)
         there = [signature(run.folder / name / f"{sample.id}.png") for name in folders]
-        truth = None if run.unscored or sample.mask is None else signature(sample.mask)
-        meant = sample.values.told() if truth and sample.values else ""
-        return digest(made_by, there, truth, meant, LARGER, signs.BOUNDARY_TOLERANCE)
+        truth = "" if run.unscored else truth_of(sample)
+        return digest(made_by, there, truth, LARGER, signs.BOUNDARY_TOLERANCE)
 
 
 def _read(kept: object) -> dict[str, float]:
@@ -161,7 +143,7 @@ def _labels(run: Run, sample: Sample) -> list[int]:
     return [run.classes.index(tag) + 1 for tag in sample.tags]
 
 
-def _looked_again(run: Run, samples: Sequence[Sample], memory: _Memory) -> list[Found]:
+def _looked_again(run: Run, samples: Sequence[Sample], memory: _Signs) -> list[Found]:
     """Agreement of seeds under mirror and scale, and against the truth how evenly they cover their object."""
     known = {sample.id: memory.known(_AGAIN, sample) for sample in samples}
     views: dict[str, View] = {}

@@ -21,7 +21,7 @@ from vpl.errors import DataError
 from vpl.judge.packed import Deflated, Packed, packed
 from vpl.method.belonging import Counting
 from vpl.method.views import View
-from vpl.runs.opened import dataset_of, split_of
+from vpl.runs.planned import dataset_of, split_of
 from vpl.scenes.draw import draw
 from vpl.scenes.tree import write_tree
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from vpl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
 
 LAUNCHED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -31,8 +32,11 @@ class Place:
 
     def device(self, wish: str) -> str:
         """`wish`, but "auto" becomes a process's own GPU where several were launched on GPUs."""
-        own = wish == "auto" and self.count > 1 and torch.cuda.is_available()
-        return f"cuda:{self.local}" if own else wish
+        if wish != "auto" or self.count == 1:
+            return wish
+        import torch
+
+        return f"cuda:{self.local}" if torch.cuda.is_available() else wish
 
 
 def place() -> Place:
@@ -77,12 +81,14 @@ class Team:
             self._accelerator = Accelerator(cpu=device.type == "cpu")
             self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
 
-    def sum(self, values: Tensor) -> Tensor:
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Elementwise sum over the processes, the same on each."""
         return values if self._accelerator is None else self._accelerator.reduce(values, reduction="sum")
 
     def count_all(self, count: int) -> int:
         """Sum of a count over the processes. It travels in float64, which mps has not."""
+        import torch
+
         there = torch.device("cpu") if self.device.type == "mps" else self.device
         return int(self.sum(torch.tensor(float(count), dtype=torch.float64, device=there)))
 

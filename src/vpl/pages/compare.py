@@ -28,7 +28,7 @@ from vpl.errors import RunError, VplError
 from vpl.method.belonging import Counting
 from vpl.method.metrics import Confusion
 from vpl.runs import stored
-from vpl.runs.opened import dataset_of
+from vpl.runs.planned import dataset_of
 from vpl.runs.records import read_metrics
 from vpl.sampling import evenly
 

@@ -1,6 +1,6 @@
 """The gallery of a run folder: photographs with their masks over them, and what the pseudo-masks alone say.
 
-Of many images the worst and an even choice of the rest are taken. Pictures are data URIs, so that a page needs no file.
+Of many images the worst, and some of the rest drawn by lot, are taken. Pictures are data URIs: a page needs no file.
 Where there is no truth, the network, if there is one, is asked about some of them: what it has learned is seen at once.
 Letters: H W pixels.
 """
@@ -13,13 +13,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import PIL
 from jaxtyping import UInt8
 from PIL import Image
 
 from vpl.classes import IGNORE, ClassSet
 from vpl.config import Config
+from vpl.edges import storage
 from vpl.edges.datasets import Sample
 from vpl.edges.images import read_image, read_mask, size_within
 from vpl.edges.templates import data_uri
@@ -27,14 +30,18 @@ from vpl.errors import DataError, VplError
 from vpl.method import signs
 from vpl.method.metrics import Confusion
 from vpl.network import predict
-from vpl.network.card import CARD_FILE, NETWORK_FOLDER
+from vpl.network.card import CARD_FILE, NETWORK_FOLDER, WEIGHTS_FILE
 from vpl.pages.charts import sentence
+from vpl.runs.contents import signature
 from vpl.runs.files import damaged, read_truth
-from vpl.runs.opened import dataset_of, split_of
+from vpl.runs.memory import Memory, truth_of
+from vpl.runs.plan import digest
+from vpl.runs.planned import dataset_of, split_of
 from vpl.runs.review import CORRECTED, Decision, Review
 from vpl.runs.scoring import MAP_ROWS
-from vpl.sampling import evenly
+from vpl.sampling import steadily
 
+MEMORY = "pictures.json"  # in state/
 MOST_SCANNED = 1000  # images per split that are scored to choose the gallery's
 THUMBNAIL_SIDE = 320  # longer side of a gallery picture, pixels
 MOST_ASKED = 12  # images of a split without truth on which the network is asked
@@ -137,7 +144,7 @@ def gallery(run: Path, config: Config, most: int, scored: bool = True) -> Galler
     exhibits, notes, reasons, classes = [], [], [], None
     tagged: Counter[str] = Counter()
     unseen: Counter[str] = Counter()
-    review, network = Review(run), _Network(run)
+    review, network, memory = Review(run), _Network(run), Memory(run, MEMORY)
     splits = (
         ("training", split_of(config.data), config.data, tuple(MAP_ROWS.items())),
         ("held-out", split_of(config.validation), config.validation, (("predictions", "prediction"),)),
@@ -159,21 +166,22 @@ def gallery(run: Path, config: Config, most: int, scored: bool = True) -> Galler
             one for one in dataset.samples if any((run / folder / f"{one.id}.png").is_file() for folder, _ in steps)
         ]
         if section is config.validation and not samples and network.is_there:
-            samples = evenly(dataset.samples, MOST_ASKED)
+            samples = steadily(dataset.samples, MOST_ASKED, _name)
         if section is config.data and not scored:
             samples = [dataclasses.replace(one, mask=None) for one in samples]
-        looked = evenly(samples, MOST_SCANNED)
-        scans = [_scan(run, one, steps[-1][0], classes) for one in looked]
+        looked = steadily(samples, MOST_SCANNED, _name)
+        scans = [_scan(run, one, steps[-1][0], classes, memory) for one in looked]
         counted |= _counted(scans)
         chosen = _chosen(scans, most // len(present))
         tagged.update(tag for one in dataset.samples for tag in one.tags)
         unseen.update(tag for scan in scans for tag in scan.missing)
-        asked = {scan.sample.id for scan in evenly([one for one in chosen if one.sample.mask is None], MOST_ASKED)}
-        exhibits += [
-            _exhibit(run, named, steps, scan, classes, review, network if scan.sample.id in asked else None)
-            for scan in chosen
-        ]
+        without = [scan.sample for scan in chosen if scan.sample.mask is None]
+        asked = {sample.id for sample in steadily(without, MOST_ASKED, _name)}
+        for scan in chosen:
+            who = network if scan.sample.id in asked else None
+            exhibits.append(_shown(run, named, steps, scan, classes, review, who, memory))
         notes.append(_note(named, len(chosen), len(looked), len(samples), any(scan.iou is not None for scan in scans)))
+    memory.close()
     if not present:
         return Gallery((), {}, "The run has no masks yet, so there is no gallery.")
     note = " ".join([*notes, *reasons, *network.told]) or "None of the run's masks belongs to an image of its data."
@@ -189,6 +197,11 @@ class _Network:
         self._predictor: predict.Predictor | None = None
         self.is_there = (run / NETWORK_FOLDER / CARD_FILE).is_file()
         self.told: list[str] = []
+
+    @property
+    def mark(self) -> tuple[str | None, ...]:
+        """What tells unread whether it is still the same."""
+        return tuple(signature(self._run / NETWORK_FOLDER / name) for name in (CARD_FILE, WEIGHTS_FILE))
 
     def answer(self, sample: Sample) -> UInt8[np.ndarray, "H W"] | None:
         """What it says of a photograph at a single scale; None where it can't be asked."""
@@ -221,7 +234,7 @@ def _hex(color: tuple[int, int, int]) -> str:
 def _note(split: str, chosen: int, looked: int, total: int, scored: bool) -> str:
     if chosen == total:
         return f"All {total:,} images of {split} are here."
-    how = "the half with the lowest IoU, and an even choice of the rest" if scored else "evenly chosen"
+    how = "the half with the lowest IoU, and some of the rest, drawn by lot" if scored else "drawn by lot"
     among = f" of {looked:,} that were looked at" if looked < total else ""
     return f"{chosen:,}{among} of the {total:,} images of {split} are here: {how}."
 
@@ -236,7 +249,24 @@ def _own_mask(path: Path) -> UInt8[np.ndarray, "H W"] | None:
         raise damaged(path, f"it can't be read as a mask ({error})") from error
 
 
-def _scan(run: Path, sample: Sample, last: str, classes: ClassSet) -> _Scan:
+def _name(sample: Sample) -> str:
+    return sample.id
+
+
+def _scan(run: Path, sample: Sample, last: str, classes: ClassSet, memory: Memory) -> _Scan:
+    """What the last mask says; known, where neither it nor the truth has changed."""
+    path = run / last / f"{sample.id}.png"
+    made_from = digest(last, signature(path), truth_of(sample), sample.tags, classes.names)
+    known = memory.get("scans", sample.id, made_from)
+    if isinstance(known, list) and len(known) == 3:
+        iou, counts, missing = known
+        return _Scan(sample, iou, counts, tuple(missing))
+    found = _scanned(run, sample, last, classes)
+    memory.keep("scans", sample.id, made_from, [found.iou, found.counts, found.missing])
+    return found
+
+
+def _scanned(run: Path, sample: Sample, last: str, classes: ClassSet) -> _Scan:
     mask = _own_mask(run / last / f"{sample.id}.png")
     if mask is None:
         return _Scan(sample, None, {}, ())
@@ -265,14 +295,51 @@ def _counted(scans: Sequence[_Scan]) -> dict[str, dict]:
 
 
 def _chosen(scans: Sequence[_Scan], most: int) -> list[_Scan]:
-    """All scans, or the worst half of `most` and an even spread of the others, in the order given."""
+    """All scans, or the worst half of `most` and some of the others as if drawn by lot, in the order given."""
     if len(scans) <= most:
         return list(scans)
     scored = sorted((scan.iou, number) for number, scan in enumerate(scans) if scan.iou is not None)
     worst = {number for _, number in scored[: most // 2]}
     others = [number for number in range(len(scans)) if number not in worst]
-    kept = worst | set(evenly(others, most - len(worst)))
+    kept = worst | set(steadily(others, most - len(worst), lambda number: scans[number].sample.id))
     return [scans[number] for number in sorted(kept)]
+
+
+def _shown(
+    run: Path,
+    split: str,
+    steps: Sequence[tuple[str, str]],
+    scan: _Scan,
+    classes: ClassSet,
+    review: Review,
+    network: _Network | None,
+    memory: Memory,
+) -> Exhibit:
+    """A photograph's exhibit; its pictures are known where nothing that they show has changed."""
+    sample, decided = scan.sample, review.of(scan.sample.id)
+    files = [sample.image, *(run / folder / f"{sample.id}.png" for folder in (*(one for one, _ in steps), CORRECTED))]
+    shown = [split, steps, sample.tags, truth_of(sample), scan.iou, scan.counts, _words_of(decided), decided.corrected]
+    looks = [classes.names, classes.palette(), THUMBNAIL_SIDE, JPEG_QUALITY, STRIPE, HATCH, PIL.__version__]
+    asked = network.mark if network is not None and network.is_there else None
+    made_from = digest(shown, looks, asked, [signature(file) for file in files])
+    if known := _recalled(memory.get("exhibits", sample.id, made_from)):
+        return known
+    found = _exhibit(run, split, steps, scan, classes, review, network)
+    silent = network is not None and not network.is_there  # or it could not be asked
+    if not found.problem and not storage.is_url(sample.image) and not (asked and silent):
+        memory.keep("exhibits", sample.id, made_from, dataclasses.asdict(found))
+    return found
+
+
+def _recalled(kept: Any) -> Exhibit | None:
+    """An exhibit as it was kept; None where it is none."""
+    try:
+        panes = tuple(Pane(**one) for one in kept["panes"])
+        swatches = tuple(Swatch(**one) for one in kept["swatches"])
+        lists = {name: tuple(kept[name]) for name in ("missing", "tags")}
+        return Exhibit(**{**kept, **lists, "panes": panes, "swatches": swatches})
+    except (KeyError, TypeError):
+        return None
 
 
 def _exhibit(
@@ -369,7 +436,8 @@ def _mask_uri(mask: UInt8[np.ndarray, "H W"], size: tuple[int, int], palette: Se
         colors[(small == label) & lines, :3] = (table[label].astype(int) + ink) // 2
     colors[edge] = np.where(across[edge] % 6 < 3, 255, 0)[:, None]
     colors[edge, 3] = 255
-    shades, codes = np.unique(colors.reshape(-1, 4), axis=0, return_inverse=True)
+    numbers, codes = np.unique(colors.view(">u4"), return_inverse=True)  # a colour is one number, many times as fast
+    shades = numbers.astype(">u4").view(np.uint8).reshape(-1, 4)
     picture = Image.fromarray(codes.reshape(small.shape).astype(np.uint8))
     picture.putpalette(shades[:, :3].tobytes())
     return data_uri(picture, "PNG", optimize=True, transparency=shades[:, 3].tobytes())

@@ -8,12 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
-from torch import Tensor
 
 from vpl.classes import ClassSet
 from vpl.edges import images, storage
@@ -21,10 +20,9 @@ from vpl.edges import truth as truth_masks
 from vpl.edges.datasets import Sample
 from vpl.errors import DataError, RunError
 from vpl.method.metrics import Confusion
-from vpl.method.regions import BACKGROUND_REGION, Regions
 
-REGION_KEYS = ("embeddings", "class", "sample", "tag_ranks")
-"""Tensors of a file in regions/."""
+if TYPE_CHECKING:
+    import torch
 
 
 def read_json(path: Path) -> dict:
@@ -45,8 +43,10 @@ def write_json(path: Path, content: dict) -> None:
     storage.write_text_atomic(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a safetensors file of ours."""
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
@@ -65,7 +65,7 @@ def read_facts(path: Path) -> dict:
     return facts
 
 
-def read_prototypes(path: Path, dim: int) -> dict[str, Tensor]:
+def read_prototypes(path: Path, dim: int) -> dict[str, torch.Tensor]:
     """`text` and `vision` prototypes of a run, (P, `dim`) float each."""
     found = read_tensors(path)
     text, vision = (found.get(key) for key in ("text", "vision"))
@@ -74,36 +74,6 @@ def read_prototypes(path: Path, dim: int) -> dict[str, Tensor]:
     if not all(one.is_floating_point() and bool(one.isfinite().all()) for one in (text, vision)):
         raise damaged(path, "it holds values that are no finite floats")
     return found
-
-
-def read_regions(path: Path, dim: int, classes: int, samples: int) -> Regions:
-    """A batch's regions (N, `dim`), their class and image numbers within their bounds."""
-    found = read_tensors(path)
-    try:
-        regions = Regions(*(found[key] for key in REGION_KEYS))
-        count = len(regions.classes)
-        fit = (
-            regions.embeddings.shape == (count, dim)
-            and regions.classes.shape == regions.images.shape == (count,)
-            and regions.tag_ranks.ndim == 1
-            and regions.embeddings.is_floating_point()
-            and regions.tag_ranks.is_floating_point()
-            and not (regions.classes.is_floating_point() or regions.images.is_floating_point())
-            and bool(regions.embeddings.isfinite().all())
-            and bool(((regions.classes >= BACKGROUND_REGION) & (regions.classes < classes)).all())
-            and bool(((regions.images >= 0) & (regions.images < samples)).all())
-        )
-    except (KeyError, TypeError) as error:
-        raise damaged(path, f"it lacks {error}") from error
-    if not fit:
-        raise damaged(path, "its regions don't belong to these images and classes")
-    return regions
-
-
-def write_regions(path: Path, regions: Regions) -> None:
-    """Write a batch's regions; `images` are numbers into the run's list."""
-    values = (regions.embeddings, regions.classes, regions.images, regions.tag_ranks)
-    write_tensors(path, dict(zip(REGION_KEYS, values, strict=True)))
 
 
 def read_map(path: Path) -> UInt8[np.ndarray, "H W"]:
@@ -128,8 +98,10 @@ def damaged(path: Path, reason: object) -> RunError:
     return RunError(f"{path} is damaged ({words}); delete it and run the stage again.")
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], facts: Mapping[str, object] | None = None) -> None:
+def write_tensors(path: Path, tensors: dict[str, torch.Tensor], facts: Mapping[str, object] | None = None) -> None:
     """Write a safetensors file atomically; `facts` go as JSON under its one metadata key, so that bytes repeat."""
+    from safetensors.torch import save
+
     metadata = {"vpl": json.dumps(facts, sort_keys=True)} if facts else None
     storage.write_bytes_atomic(path, save({name: one.contiguous() for name, one in tensors.items()}, metadata))
 

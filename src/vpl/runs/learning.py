@@ -24,16 +24,18 @@ from vpl.machine import Clock
 from vpl.method import gap, prototypes
 from vpl.method.affinities import refined
 from vpl.method.lesson import Lesson, learn
-from vpl.method.regions import Regions, regions
+from vpl.method.regions import BACKGROUND_REGION, Regions, regions
 from vpl.method.seeds import seed_maps
 from vpl.method.views import View
 from vpl.runs import inventory
-from vpl.runs.files import read_regions, write_json, write_regions, write_tensors
+from vpl.runs.files import damaged, read_tensors, write_json, write_tensors
 from vpl.runs.folder import log
 from vpl.runs.opened import Opened
 from vpl.runs.plan import Plan, Work, digest, learns
 from vpl.runs.stream import Batch, Portion
 
+REGION_KEYS = ("embeddings", "class", "sample", "tag_ranks")
+"""Tensors of a file in regions/."""
 CHANCE_RANK = 0.6
 """Mean tag rank below which a CLIP is said not to know the photographs; guessing gives 0.5."""
 
@@ -148,6 +150,36 @@ def _regions_wanted(run: Opened, plan: Plan, turn: int, table: Tensor) -> dict[s
         return dict(plan.regions)
     before = digest(hashlib.sha256(table.numpy().tobytes()).hexdigest())
     return {id: f"{one}{before}" for id, one in plan.regions.items()}
+
+
+def read_regions(path: Path, dim: int, classes: int, samples: int) -> Regions:
+    """A batch's regions (N, `dim`), their class and image numbers within their bounds."""
+    found = read_tensors(path)
+    try:
+        regions = Regions(*(found[key] for key in REGION_KEYS))
+        count = len(regions.classes)
+        fit = (
+            regions.embeddings.shape == (count, dim)
+            and regions.classes.shape == regions.images.shape == (count,)
+            and regions.tag_ranks.ndim == 1
+            and regions.embeddings.is_floating_point()
+            and regions.tag_ranks.is_floating_point()
+            and not (regions.classes.is_floating_point() or regions.images.is_floating_point())
+            and bool(regions.embeddings.isfinite().all())
+            and bool(((regions.classes >= BACKGROUND_REGION) & (regions.classes < classes)).all())
+            and bool(((regions.images >= 0) & (regions.images < samples)).all())
+        )
+    except (KeyError, TypeError) as error:
+        raise damaged(path, f"it lacks {error}") from error
+    if not fit:
+        raise damaged(path, "its regions don't belong to these images and classes")
+    return regions
+
+
+def write_regions(path: Path, regions: Regions) -> None:
+    """Write a batch's regions; `images` are numbers into the run's list."""
+    values = (regions.embeddings, regions.classes, regions.images, regions.tag_ranks)
+    write_tensors(path, dict(zip(REGION_KEYS, values, strict=True)))
 
 
 def _facts(run: Opened, lesson: Lesson) -> dict:

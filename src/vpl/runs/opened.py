@@ -18,30 +18,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.classes import ClassSet
-from vpl.classes import scenes as scene_classes
 from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import Features, FrozenClip
-from vpl.config import Config, DataConfig
+from vpl.config import Config
 from vpl.edges import storage
-from vpl.edges.datasets import Dataset, Sample, open_dataset
-from vpl.errors import ConfigError, DataError, RunError, VplError
+from vpl.edges.datasets import Sample
+from vpl.errors import DataError, RunError, VplError
 from vpl.machine import Clock, native_bfloat16, precision_of
 from vpl.method.seeds import seed_maps
 from vpl.method.views import View, guide_of, prepared
 from vpl.network import team
 from vpl.progress import Progress, silent
-from vpl.runs import inventory, texts
-from vpl.runs.contents import Contents
-from vpl.runs.folder import ENCODINGS, RunFolder, log, versions
-from vpl.runs.plan import Plan, compare, digest, encoding_of
-from vpl.runs.review import reviewed
+from vpl.runs import texts
+from vpl.runs.folder import ENCODINGS, log, versions
+from vpl.runs.plan import Plan, digest
+from vpl.runs.planned import Planned, split_of
 from vpl.runs.shelf import Shelf
-from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.runs.stream import Batch, Portion, Settled, Stream, grid_of, read_view, workers_of
 
 
-class Opened(RunFolder):
+class Opened(Planned):
     """A run folder whose data set and CLIP are open. A context manager: leaving it lets the folder go.
 
     Args:
@@ -53,9 +49,6 @@ class Opened(RunFolder):
         progress: shows progress.
         relearn: learn prototypes and network again also where only photographs or tags have changed.
         makers: stage -> what makes its product from the run, for the stages of later rooms (signs, report, exports).
-
-    Attributes:
-        passing: id -> fingerprint of the photographs that failed in this process.
 
     Raises:
         RunError: the folder is another's, belongs to another process, or was made by an earlier vpl.
@@ -73,27 +66,17 @@ class Opened(RunFolder):
         makers: Mapping[str, Callable[[Any], object]] | None = None,
     ):
         place = team.place()
-        super().__init__(folder, config, leads=place.leads)
+        workers = workers_of(image_workers)
+        super().__init__(folder, config, workers=workers, progress=progress, relearn=relearn, leads=place.leads)
         self.place, self.device = place, place.device(device)
         self._settle_precision()
-        self.image_workers = workers_of(image_workers)
-        self.progress = progress
-        self.relearn = relearn
         self.makers = dict(makers or {})
         self._clip: FrozenClip | None = None
         self._guide: FrozenDinov2 | None = None
         self._guide_hash = ""
         self._stream: Stream | None = None
         self._shelf: Shelf | None = None
-        self._dataset: Dataset | None = None
-        self._held_out: tuple[Sample, ...] | None = None
-        self._contents: Contents | None = None
-        self.passing: dict[str, str] = {}
-        self._content_of: dict[str, str] = {}
-        self._encoding = ""
         self._text: tuple[Tensor, str] | None = None
-        self.unscored = ""
-        """Why truth masks that were named give no scores."""
 
     def _settle_precision(self) -> None:
         """In the place of "auto" the number format that the run began with, or that a new one's device computes itself:
@@ -103,51 +86,10 @@ class Opened(RunFolder):
             name = before.clip.precision if before else "auto"
             self.config = self.config.with_values({"clip.precision": precision_of(name, self.device)})
 
-    def close(self) -> None:
-        """Note what is still to be noted, and let the folder go."""
-        try:
-            if self._settled and self.leads:
-                self._note_rest()
-        except (OSError, VplError):
-            pass  # a full disk or a damaged file: what met it first has told
-        finally:
-            super().close()
-
     def _note_rest(self) -> None:
-        self._note_rest_of_time()
-        self.note_failures()
+        super()._note_rest()
         if self._clip is not None:
             texts.remember(self.folder, self._clip)
-        if self._contents is not None and self._dataset is not None:
-            self._contents.close(inventory.files_of([*self._dataset.samples, *(self._held_out or ())]))
-            self.state.close(one.id for one in self._dataset.samples)
-        else:
-            self.state.close()
-
-    @property
-    def dataset(self) -> Dataset:
-        """The samples and classes of the run."""
-        if self._dataset is None:
-            self._dataset = reviewed(dataset_of(self.config.data), self.folder)
-        return self._dataset
-
-    @property
-    def held_out(self) -> tuple[Sample, ...]:
-        """The samples of [validation] that have a truth mask; none where there is no such split."""
-        return tuple(sample for sample in self.validation if sample.mask is not None)
-
-    @property
-    def validation(self) -> tuple[Sample, ...]:
-        """The samples of [validation]."""
-        if self._held_out is None:
-            given = self.config.validation
-            self._held_out = dataset_of(given, self.classes).samples if given.images else ()
-        return self._held_out
-
-    @property
-    def classes(self) -> ClassSet:
-        """The class set of the run."""
-        return self.dataset.classes
 
     @property
     def clip(self) -> FrozenClip:
@@ -234,13 +176,6 @@ class Opened(RunFolder):
         made_by = f"{self._encoding}-{self.config.clip.attention_blocks}-{self.clip.device.type}"
         return [f"{self._content_of[one.id]}-{made_by}" for one in samples]
 
-    @property
-    def contents(self) -> Contents:
-        """What photographs and masks are."""
-        if self._contents is None:
-            self._contents = Contents(self.folder / STATE_FOLDER / "contents.tsv", self.image_workers)
-        return self._contents
-
     def view(self, sample: Sample) -> View:
         """One photograph as encoder and CRF see it."""
         return read_view(sample.image, self.classes.numbers(sample.tags), self.config.clip)
@@ -252,6 +187,7 @@ class Opened(RunFolder):
         super().settle()
         if not fresh or not self.leads:
             return
+        self.remember_clip(clip.weights_hash)
         own, before = versions(), self.record().get("versions", {})
         other = [f"{name} {before[name]}, now {one}" for name, one in own.items() if before.get(name, one) != one]
         if other and self.state.records:
@@ -284,27 +220,17 @@ class Opened(RunFolder):
             versions=own,
         )
 
-    def plan(self, targets: Iterable[str], never: Iterable[str] = ()) -> Plan:
-        """What is to be done until the targets (names of `plan.STAGES`) are there; nothing is written.
+    def clip_hash(self) -> str:
+        """What the CLIP is."""
+        return self.clip.weights_hash
 
-        Args:
-            never: stages that are not made now.
-        """
-        asked = inventory.asked_of(
-            self.config,
-            self.dataset,
-            self.held_out,
-            self.clip.weights_hash,
-            self.contents,
-            self.folder,
-            split=split_of(self.config.data),
-            relearn=self.relearn,
-            progress=self.progress,
-            guide=self._guide_hash if self.guide else "",
-        )
-        self._encoding = encoding_of(asked)
-        self._content_of = {one.id: one.content for one in asked.photographs}
-        return compare(asked, inventory.there_of(self.folder, self.state, self.config, self.passing), targets, never)
+    def guide_hash(self) -> str:
+        """What the encoder of `refine.features` is; "" where it is not asked for."""
+        return self._guide_hash if self.guide else ""
+
+    def take(self, planned: Planned) -> None:
+        """Take the lists over that were opened for this run's plan."""
+        self._dataset, self._held_out = planned._dataset, planned._held_out
 
     def usable(self, plan: Plan) -> list[Sample]:
         """The samples that have not failed."""
@@ -391,17 +317,3 @@ class Opened(RunFolder):
             storage.check_machine(sample.image, cause)
             cause = cause.__cause__
         storage.check_folder_of(sample.image, error)
-
-
-def split_of(data: DataConfig) -> str:
-    """What a data set's split is called: its name, or that of the tag file or folder that lists it."""
-    return data.split or Path(data.tags or data.images).stem
-
-
-def dataset_of(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
-    """`open_dataset`, with the classes that are given, or those of scenes where the configuration names them."""
-    if data.images == "":
-        raise ConfigError(f"{data.name}.images is empty; say where the images are (--images FOLDER).")
-    if classes is None and data.classes == "scenes":
-        classes = scene_classes()
-    return open_dataset(data, classes=classes)

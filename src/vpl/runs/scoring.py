@@ -20,8 +20,9 @@ from vpl.method.belonging import Counting
 from vpl.method.metrics import Confusion
 from vpl.network import card, checkpoint, predict
 from vpl.runs.files import read_map, scores_of
-from vpl.runs.opened import Opened, split_of
+from vpl.runs.opened import Opened
 from vpl.runs.plan import WHOLE, Plan, Work
+from vpl.runs.planned import split_of
 
 MAP_ROWS = {
     "seeds/text": "text seeds",

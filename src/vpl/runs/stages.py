@@ -253,11 +253,6 @@ class Run(Opened):
         for work in plan.work:
             teaching.make(self, plan, work)
 
-    @property
-    def has_network(self) -> bool:
-        """Whether training has finished."""
-        return teaching.finished(self)
-
     def evaluate(self) -> dict:
         """Masks and network against the truth masks, into metrics.json (METHOD.md 6). Returns its content.
 

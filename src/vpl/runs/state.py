@@ -3,7 +3,9 @@
     state/made.tsv       stage, photograph ("" for the run's one product), fingerprint, why it failed
     state/settings.json  digest -> settings, so that a plan can say what has changed
     state/contents.tsv   digests of photographs and masks, `contents`'s
-    state/signs.json     what photographs said to the check-up, `judge.checkup`'s
+    state/signs.json     what photographs said to the check-up, `judge.checkup`'s memory
+    state/pictures.json  their pictures in the report, `pages.gallery`'s memory
+    state/clip.json      what the CLIP was when it was last read, `planned`'s
 
 A product that is made again is struck out first and written down when it is on disk, so whatever a kill leaves is made
 again: nothing counts that has no line, and no line outlives the file that it tells of.

@@ -80,8 +80,3 @@ def _put_back(run: Opened, fingerprint: str) -> None:
     name = next(name for name, one in run.state.aside["network"].items() if one == fingerprint)
     run.put_back(run.folder / card.NETWORK_FOLDER, name)
     run.state.move("network", WHOLE, name, back=True)
-
-
-def finished(run: Opened) -> bool:
-    """Whether training has finished."""
-    return (run.folder / card.NETWORK_FOLDER / card.CARD_FILE).exists()
