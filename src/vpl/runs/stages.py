@@ -81,6 +81,8 @@ class Run(Opened):
                 self.note_stage(TIMED[stage], time.perf_counter() - start, len(self.usable(plan)))
             self.note_failures()
             plan = self.plan(targets, never)  # photographs may have failed
+        if self.leads:
+            self._set_aside_unasked(plan)
         self._drop_outdated(plan)
         self._note_untimed(plan)
         return first
@@ -154,11 +156,7 @@ class Run(Opened):
         for identity in [one for one in self.state.failed if one not in failed]:
             self.state.mend(identity)
             self.failures.pop(identity, None)
-        for identity in plan.gone:
-            for stage in [one for one, ids in self.state.records.items() if identity in ids]:
-                for place, suffix in inventory.places_of(self.folder, stage, self.config):
-                    self.set_aside(place / f"{identity}{suffix}")
-                self.state.move(stage, identity, identity, back=False)
+        self._set_aside_unasked(plan)
         for stage in plan.dropped:
             if stage == "network":
                 teaching.set_aside(self)
@@ -169,6 +167,19 @@ class Run(Opened):
                     self.set_aside(self.folder / "predictions")
         if "network" in plan.stages and plan.of("network") is None and self.has_network:
             scoring.refresh_card(self)
+
+    def _set_aside_unasked(self, plan: Plan) -> None:
+        """Set aside what was made of photographs that are no longer listed or can't be used, and regions of those that
+        have no tags any more."""
+        usable = self.usable(plan)
+        for stage, records in list(self.state.records.items()):
+            if stage not in STAGES or not STAGES[stage].each:
+                continue
+            asked = {one.id for one in usable if one.tags or stage != "regions"}
+            for identity in [one for one in records if one not in asked]:
+                for place, suffix in inventory.places_of(self.folder, stage, self.config):
+                    self.set_aside(place / f"{identity}{suffix}")
+                self.state.move(stage, identity, identity, back=False)
 
     def prototypes(self) -> None:
         """Text prototypes, region embeddings and vision prototypes into prototypes.safetensors (METHOD.md 0 and 3)."""
