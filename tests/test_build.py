@@ -324,9 +324,7 @@ def test_nothing_to_do_is_said_without_torch(drawn, tmp_path):
     assert held(run) == before and "command: vpl run" in (run / "log.txt").read_text()
     one_more(case, random.Random(0))
     told = said("plan", str(run))
-    assert (
-        told[-1] == "0 False" and told[0] == "label maps of the seeds of 1 of 7 photographs: 1 of them: not there yet"
-    )
+    assert told[-1] == "0 False" and told[0] == "label maps of the seeds of 1 of 7 photographs: not there yet"
     assert "0 True" in said("run", str(run))
     assert said("plan", str(run))[::2] == ["nothing to do", "0 False"], "and that the prototypes are kept"
     memory = run / "state/clip.json"

@@ -70,18 +70,18 @@ def test_the_list_is_told_and_nothing_is_written(photographs, capsys):
     assert "the tag 'Dog' (1 photograph) is read as 'dog'" in told
     assert "labels in the masks: 0 background, 1 chair, 2 dog, " in told and "255 ignored" in told
     assert "tag rank of pocket: " in told and "time: about prototypes" in told and "MB on disk" in told
-    assert "B of memory (measured on 3 photographs of these)" in told or not Path("/proc/self/status").exists()
+    assert "B of memory (measured on 1 photograph of these)" in told or not Path("/proc/self/status").exists()
     assert "network" not in told.partition("time:")[2]
 
 
 def test_what_is_measured_is_one_core_s_work(photographs, monkeypatch):
-    """Where idle cores helped, the seconds of three photographs would be a fraction of their core-seconds."""
+    """Where idle cores helped, the seconds of a photograph would be a fraction of their core-seconds."""
     given = listed(photographs, ["dog", "chair", "dog", "car"])
     config = Config().with_values({"data.images": given[1], "data.tags": given[3], "train.steps": 0})
     monkeypatch.setattr("vpl.runs.stream.Crew", lambda *_: pytest.fail("cores shared a photograph"))
     with Run(photographs / "run", config, device="cpu", image_workers=3) as run:
         found = forecast.measured(run)
-    assert found is not None and found.looked == 3 and found.seconds["pseudo-masks"] > 0
+    assert found is not None and found.looked == 1 and found.seconds["pseudo-masks"] > 0
 
 
 @pytest.mark.parametrize("spelled", ["do\u200bg", " dog  ", "dog\u00a0", "DOG"])
@@ -96,7 +96,7 @@ def test_the_tag_rank_is_that_of_the_run(tree, tmp_path):
     with Run(tmp_path / "run", config_of(tree), device="cpu") as run:
         found = check.look(run)
         assert found.ranked == 6 and list(found.counts) == list(run.classes.names) and not found.alike
-        assert found.forecast is not None and found.forecast.step is not None and found.forecast.looked == 3
+        assert found.forecast is not None and found.forecast.step is not None and found.forecast.looked == 1
         assert found.forecast.training == pytest.approx(300 * found.forecast.step)
         assert list(found.qualities) == list(QUALITY) and all(one > 0 for one in found.qualities.values())
         assert "masks by --quality: draft " in str(found) and "quality" not in "".join(check.of_list(run).lines())

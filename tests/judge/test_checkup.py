@@ -49,6 +49,7 @@ def test_with_truth(tree, tmp_path):
 
 @pytest.mark.parametrize("masks", [True, False])
 def test_photographs_are_asked_once(tree, tmp_path, monkeypatch, masks):
+    monkeypatch.setattr(checkups, "FEWEST", 4)
     with Run(tmp_path / "run", config_of(tree, **({} if masks else {"data.masks": ""})), device="cpu") as run:
         run.labels()
         with counted(monkeypatch) as seen:
@@ -71,11 +72,12 @@ def test_photographs_are_asked_once(tree, tmp_path, monkeypatch, masks):
 
 
 def test_a_tenth_is_looked_at_again():
-    assert [looked_again(count) for count in (3, 12, 49, 200, 240, 10**6)] == [4, 4, 4, 20, 24, 24]
-    assert checkups.FEWEST == 4 and checkups.AGAIN == 24
+    assert [looked_again(count) for count in (3, 12, 49, 200, 240, 10**6)] == [2, 2, 4, 20, 24, 24]
+    assert checkups.FEWEST == 2 and checkups.AGAIN == 24
 
 
 def test_agreement_is_that_of_a_fresh_look(tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkups, "FEWEST", 4)
     with Run(tmp_path / "run", config_of(tree), device="cpu") as run:
         run.labels()
         found = checkup(run)["label_free"]

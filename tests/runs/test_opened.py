@@ -42,13 +42,13 @@ def test_a_run_keeps_the_number_format_that_it_began_with(tmp_path, monkeypatch,
     places = {"data.images": str(tree / "images" / "train"), "data.tags": str(tree / "train.csv"), "crf.rounds": 1}
     config = preset("scenes").with_values(places | {"clip.precision": "auto"})
     for native, wanted in ((True, "bfloat16"), (False, "float32")):
-        monkeypatch.setattr("vpl.machine.native_bfloat16", lambda device, native=native: native)
+        for place in ("vpl.machine", "vpl.runs.opened"):
+            monkeypatch.setattr(f"{place}.native_bfloat16", lambda device, native=native: native)
         with Run(tmp_path / wanted, config) as run:
             run.labels()
             assert (run.config.clip.precision, run.record()["precision"]) == (wanted, wanted)
             assert run.clip.dtype == getattr(torch, wanted)
         assert f'precision = "{wanted}"' in (tmp_path / wanted / "config.toml").read_text()
-    monkeypatch.setattr("vpl.runs.opened.native_bfloat16", lambda device: False)
     assert "does not multiply itself" not in caplog.text
     with Run(tmp_path / "bfloat16", config) as run:
         assert run.config.clip.precision == "bfloat16" and not run.plan(["masks"])

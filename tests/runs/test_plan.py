@@ -165,7 +165,7 @@ def test_the_other_encoder_s_weights_count_where_they_are_read():
     refined = plain.with_values({"prototypes.refined": True})
     assert redone(asked(refined, guide="one"), asked(refined, guide="two")).keys() == ALL
     (maps, *_) = compare(asked(plain, guide="two"), built(asked(plain, guide="one")), TARGETS).work
-    assert maps.reasons == ("3 of them: another encoder in refine.features",)
+    assert maps.reasons == ("another encoder in refine.features",)
     bare = compare(asked(), There(), TARGETS).settings
     assert not any("guide" in one for one in bare.values()), "settings of runs without one don't name it"
 
@@ -219,9 +219,7 @@ def test_a_changed_photograph_or_tag_alone_is_computed(fields):
         "masks": {"a"},
     }
     assert plan.kept == ("prototypes", "network")
-    assert plan.of("masks").reasons == (
-        ("1 of them: other tags",) if "tags" in fields else ("1 of them: the photograph has changed",)
-    )
+    assert plan.of("masks").reasons == (("other tags",) if "tags" in fields else ("the photograph has changed",))
 
 
 def test_a_removed_photograph_is_gone_and_nothing_is_computed_for_the_others():

@@ -333,7 +333,7 @@ def workers() -> set[int]:
     return found
 
 
-def wait_for(what, seconds: float = 60):
+def wait_for(what, seconds: float = 180):
     end = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < end, "it never came"

@@ -36,7 +36,7 @@ from vpl.sampling import steadily
 
 LOOKED = 500
 """Most images whose label maps are read. [ours]"""
-SHARE, FEWEST, AGAIN = 10, 4, 24
+SHARE, FEWEST, AGAIN = 10, 2, 24
 """Of so many images one is looked at again, at two looks of together 3.25 encodings; at least and at most. [ours]"""
 LARGER = 1.5
 MEMORY = "signs.json"

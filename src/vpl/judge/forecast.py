@@ -31,9 +31,9 @@ from vpl.runs.folder import log
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
 
-LOOKED = 3
-"""Photographs that are measured, evenly spread over the list, after one that warms up. [ours]"""
-STEPS = 3
+SHARE, LOOKED = 20, 3
+"""Of so many photographs one is measured, at most LOOKED, evenly spread, after one that warms up. [ours]"""
+STEPS = 2
 """Training steps that are made; the first, which warms up, does not count. [ours]"""
 
 
@@ -105,7 +105,8 @@ def measured(
     """
     blank = {f"{section}.{key}": "" for section, keys in _UNUSED.items() for key in keys}
     config = run.config.with_values({**values, **blank})
-    samples = evenly(run.dataset.tagged, most + 1)
+    tagged = run.dataset.tagged
+    samples = evenly(tagged, min(most, max(1, len(tagged) // SHARE)) + 1)
     warm_up, own = samples[:1], samples[1:] or samples
     with _unheard(), tempfile.TemporaryDirectory(prefix="vpl-") as name:
         if not warm:
@@ -118,7 +119,7 @@ def measured(
                 at_once = math.ceil(trial.stream.lanes / min(len(own), trial.stream.lanes))
                 held += (memory()[1] - held) * at_once
                 step = _step_of(trial) if training and config.train.steps else None
-                count = len(run.dataset.tagged) if photographs is None else photographs
+                count = len(tagged) if photographs is None else photographs
                 return replace(_forecast(trial, count, step), memory=held)
         except VplError:
             return None

@@ -454,6 +454,8 @@ class _Comparison:
                     counts["the photograph has changed"] += 1
                 else:
                     counts["other tags"] += 1
+        if len(counts) == 1:
+            return tuple(counts)
         return tuple(f"{count} of them: {words}" for words, count in counts.most_common())
 
     def _change(self, old: str, new: str) -> str:
@@ -531,7 +533,8 @@ def told(plan: Plan) -> list[str]:
     """The plan in short lines: what is done and why, what is kept, what is set aside."""
     lines = []
     for work in plan.work:
-        some = f" of {len(work.wanted)} of {count_of(plan.photographs, 'photograph')}"
+        every = count_of(plan.photographs, "photograph")
+        some = f" of {every}" if len(work.wanted) == plan.photographs else f" of {len(work.wanted)} of {every}"
         of = some if STAGES[work.stage].each else ""
         lines.append(f"{STAGES[work.stage].words}{of}: {'; '.join(work.reasons)}")
         if work.replaces and WHOLE not in work.put_back:
