@@ -11,9 +11,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)
-
 KNOWN_SKIPS = (
     "this user may not mount a file system here",
     "this file system takes Unicode names only",
@@ -26,6 +23,13 @@ machine, and photographs that never enter the project."""
 
 def pytest_addoption(parser):
     parser.addoption("--known-skips", action="store_true", help="fail on a skip whose reason is not in KNOWN_SKIPS")
+
+
+def pytest_configure(config):
+    """Of tests side by side each worker, and what it starts, has one thread: threads of all of them on all cores, above
+    all BLAS's, wait for one another."""
+    if config.getoption("numprocesses", None):
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_sessionfinish(session):
@@ -44,6 +48,14 @@ def no_bfloat16():
     """New runs of this process compute in float32, whatever its processor multiplies itself."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("vpl.machine.native_bfloat16", lambda device: False)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks():
+    """This process's files are not made safe from a power cut, which no test brings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", os.fstat)  # which also refuses what is no open file
         yield
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import math
 import re
 import tomllib
@@ -596,6 +597,10 @@ class Config:
 
     def flat(self) -> dict[str, object]:
         """Every value by its dotted key, in reading order."""
+        return dict(self._flat)
+
+    @functools.cached_property
+    def _flat(self) -> dict[str, object]:
         rows: dict[str, object] = {"seed": self.seed}
         for item in fields(self)[1:]:
             section = getattr(self, item.name)

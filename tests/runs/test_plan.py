@@ -22,7 +22,7 @@ from vpl.runs.plan import (
     There,
     compare,
     encoding_of,
-    matches,
+    named,
 )
 
 KEYS = tuple(Config().flat())
@@ -106,9 +106,9 @@ REDONE = {
 def test_every_value_stands_in_exactly_one_row():
     rows = [row for stage in STAGES.values() for row in stage.values] + [*PLACES, *FREE]
     for key in KEYS:
-        assert [row for row in rows if matches(key, row)].__len__() == 1, key
+        assert [row for row in rows if named([key], [row])].__len__() == 1, key
     for row in [*rows, *(row for stage in STAGES.values() for row in stage.also)]:
-        assert any(matches(key, row) for key in KEYS), f"{row} is no configuration value"
+        assert named(KEYS, [row]), f"{row} is no configuration value"
 
 
 def test_stages_stand_after_what_they_are_made_from():

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -320,9 +320,9 @@ def reads(stage: str, config: Config) -> tuple[str, ...]:
     return (*rows, *_REFINE, "clip.attention_blocks") if stage == "regions" and config.prototypes.refined else rows
 
 
-def matches(key: str, row: str) -> bool:
-    """Whether a configuration key is the one of a row, or in its section."""
-    return key == row or key.startswith(f"{row}.")
+def named(keys: Iterable[str], rows: Container[str]) -> list[str]:
+    """The configuration keys that are among the rows, or whose section is."""
+    return [key for key in keys if key in rows or key.partition(".")[0] in rows]
 
 
 def asked_for(targets: Iterable[str], asked: Asked) -> tuple[str, ...]:
@@ -355,9 +355,9 @@ def settings_of(stage: str, asked: Asked, made: Mapping[str, str]) -> dict[str, 
     """
     flat, found = asked.config.flat(), {}
     rows = tuple(flat) if stage == "report" else reads(stage, asked.config)  # the page lists every value
-    for key, value in flat.items():
-        if any(matches(key, row) for row in rows):
-            found[key] = list(value) if isinstance(value, tuple) else value
+    for key in named(flat, rows):
+        value = flat[key]
+        found[key] = list(value) if isinstance(value, tuple) else value
     inputs = STAGES[stage].inputs + (("guide",) if stage == "regions" and asked.config.prototypes.refined else ())
     found |= {name: getattr(asked, name) for name in inputs if name not in _WHERE_ASKED or getattr(asked, name)}
     for earlier in before(stage, asked.config):
