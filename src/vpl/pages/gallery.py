@@ -131,6 +131,21 @@ class _Scan:
     missing: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class _Wall:
+    """What the exhibits of a split have in common; `steps` are folders of masks and their titles."""
+
+    run: Path
+    split: str
+    steps: Sequence[tuple[str, str]]
+    classes: ClassSet
+    review: Review
+
+    def mask(self, folder: str, sample: Sample) -> Path:
+        """Where a mask of the sample lies, if there is one."""
+        return self.run / folder / f"{sample.id}.png"
+
+
 def gallery(run: Path, config: Config, most: int, scored: bool = True) -> Gallery:
     """Exhibits of both splits, at most `most` of them.
 
@@ -177,9 +192,10 @@ def gallery(run: Path, config: Config, most: int, scored: bool = True) -> Galler
         unseen.update(tag for scan in scans for tag in scan.missing)
         without = [scan.sample for scan in chosen if scan.sample.mask is None]
         asked = {sample.id for sample in steadily(without, MOST_ASKED, _name)}
+        wall = _Wall(run, named, steps, classes, review)
         for scan in chosen:
             who = network if scan.sample.id in asked else None
-            exhibits.append(_shown(run, named, steps, scan, classes, review, who, memory))
+            exhibits.append(_shown(wall, scan, who, memory))
         notes.append(_note(named, len(chosen), len(looked), len(samples), any(scan.iou is not None for scan in scans)))
     memory.close()
     if not present:
@@ -305,26 +321,18 @@ def _chosen(scans: Sequence[_Scan], most: int) -> list[_Scan]:
     return [scans[number] for number in sorted(kept)]
 
 
-def _shown(
-    run: Path,
-    split: str,
-    steps: Sequence[tuple[str, str]],
-    scan: _Scan,
-    classes: ClassSet,
-    review: Review,
-    network: _Network | None,
-    memory: Memory,
-) -> Exhibit:
+def _shown(wall: _Wall, scan: _Scan, network: _Network | None, memory: Memory) -> Exhibit:
     """A photograph's exhibit; its pictures are known where nothing that they show has changed."""
-    sample, decided = scan.sample, review.of(scan.sample.id)
-    files = [sample.image, *(run / folder / f"{sample.id}.png" for folder in (*(one for one, _ in steps), CORRECTED))]
-    shown = [split, steps, sample.tags, truth_of(sample), scan.iou, scan.counts, _words_of(decided), decided.corrected]
+    sample, classes, decided = scan.sample, wall.classes, wall.review.of(scan.sample.id)
+    masks = [wall.mask(folder, sample) for folder in (*(one for one, _ in wall.steps), CORRECTED)]
+    scored = [truth_of(sample), scan.iou, scan.counts]
+    shown = [wall.split, wall.steps, sample.tags, *scored, _words_of(decided), decided.corrected]
     looks = [classes.names, classes.palette(), THUMBNAIL_SIDE, JPEG_QUALITY, STRIPE, HATCH, PIL.__version__]
     asked = network.mark if network is not None and network.is_there else None
-    made_from = digest(shown, looks, asked, [signature(file) for file in files])
+    made_from = digest(shown, looks, asked, [signature(file) for file in (sample.image, *masks)])
     if known := _recalled(memory.get("exhibits", sample.id, made_from)):
         return known
-    found = _exhibit(run, split, steps, scan, classes, review, network)
+    found = _exhibit(wall, scan, network)
     silent = network is not None and not network.is_there  # or it could not be asked
     if not found.problem and not storage.is_url(sample.image) and not (asked and silent):
         memory.keep("exhibits", sample.id, made_from, dataclasses.asdict(found))
@@ -342,20 +350,12 @@ def _recalled(kept: Any) -> Exhibit | None:
         return None
 
 
-def _exhibit(
-    run: Path,
-    split: str,
-    steps: Sequence[tuple[str, str]],
-    scan: _Scan,
-    classes: ClassSet,
-    review: Review,
-    network: _Network | None,
-) -> Exhibit:
-    sample, palette = scan.sample, classes.palette()
-    found = {sentence(title): _own_mask(run / folder / f"{sample.id}.png") for folder, title in steps}
-    decided = review.of(sample.id) if steps[-1][0] == "labels" else Decision()
+def _exhibit(wall: _Wall, scan: _Scan, network: _Network | None) -> Exhibit:
+    sample, steps, classes, palette = scan.sample, wall.steps, wall.classes, wall.classes.palette()
+    found = {sentence(title): _own_mask(wall.mask(folder, sample)) for folder, title in steps}
+    decided = wall.review.of(sample.id) if steps[-1][0] == "labels" else Decision()
     if decided.corrected:
-        found["Painted"] = _own_mask(run / CORRECTED / f"{sample.id}.png")
+        found["Painted"] = _own_mask(wall.mask(CORRECTED, sample))
     if network is not None and "Prediction" not in [title for title, mask in found.items() if mask is not None]:
         found["Network"] = network.answer(sample)
     found["Truth"] = read_truth(sample)
@@ -374,7 +374,7 @@ def _exhibit(
     tags = ", ".join(sample.tags)
     return Exhibit(
         id=sample.id,
-        split=split,
+        split=wall.split,
         width=width,
         height=height,
         photo=photo,
