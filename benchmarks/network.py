@@ -6,8 +6,9 @@
 Makers of masks: `paper`, `standard` and `best` are a run's pseudo-masks; `again` those that the recipe's network,
 taught by `standard`, predicts for its own training scenes by the second protocol, restricted to their tags (a second
 round); `truth` the drawn masks, which only a benchmark may teach: they show what a head could learn. Scenes, masks and
-networks are made where they are not there yet, and what is measured already is kept. All networks are measured on
-held-out scenes without tags, by both protocols. Rows of results without a style are of demo scenes.
+networks are made where they are not there yet, a training that was killed goes on, and what is measured already is
+kept. All networks are measured on held-out scenes without tags, by both protocols. Rows of results without a style are
+of demo scenes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ RESULTS = Path(__file__).parent / "results" / "network.jsonl"
 QUALITIES: dict[str, dict[str, object]] = {"paper": {}, "standard": quality("standard"), "best": quality("best")}
 AGAIN = "again"
 MAKERS = ("truth", *QUALITIES, AGAIN)
+OFTEN = {"train.checkpoint_every": 50}
 GUIDED = {key: one for key, one in quality("standard").items() if key.startswith(("decoder.", "train."))}
 NEAR: dict[str, object] = {"train.scale_low": 0.75, "train.scale_high": 1.5}
 WECLIP: dict[str, object] = {
@@ -91,10 +93,10 @@ def masks_of(out: Path, recipe: str, maker: str, style: str, number: int) -> Pat
 
 
 def measure(out: Path, recipe: str, maker: str, style: str, number: int, values: dict[str, str]) -> dict:
-    """Train and evaluate; seconds are wall clock of the process's own threads."""
+    """Train and evaluate; processor seconds of a training that ran through."""
     masks = masks_of(out, recipe, maker, style, number)
     prototypes = masks_of(out, recipe, "standard", style, number).parent / "prototypes.safetensors"
-    config = scenes_of(out, style, number).with_values(RECIPES[recipe] | values)
+    config = scenes_of(out, style, number).with_values(RECIPES[recipe] | OFTEN | values)
     clip = FrozenClip.load("pocket", device="cpu", precision=config.clip.precision)
     vision, dataset = read_prototypes(prototypes, clip.dim)["vision"], dataset_of(config.data)
     name = "-".join((recipe, *(f"{key}={one}" for key, one in values.items()), maker, style, str(number)))
@@ -102,16 +104,16 @@ def measure(out: Path, recipe: str, maker: str, style: str, number: int, values:
     for sample in dataset.samples:
         items.append(Item(sample.id, sample.image, masks / f"{sample.id}.png", sample.tags))
         confusion.update(images.read_mask(str(sample.mask)), images.read_mask(items[-1].mask))
-    began = time.perf_counter(), time.process_time()
+    whole, start = not folder.exists(), time.process_time()
     losses = [one.loss for one in train.fit(items, clip, dataset.classes, vision, config, folder, workers=1)]
-    wall, busy = time.perf_counter() - began[0], time.process_time() - began[1]
+    busy = {"busy seconds": round(time.process_time() - start, 1)} if whole else {}
     found = predict.evaluate(predict.load(folder, clip), dataset_of(config.validation).samples)
     return {
         "recipe": recipe, "values": values, "maker": maker, "style": style, "set": number,
         "steps": config.train.steps, "masks": round(100 * confusion.miou(), 2),
         "single": round(100 * found.single.miou(), 2), "full": round(100 * found.full.miou(), 2),
-        "loss": round(float(np.mean(losses[-20:])), 4), "train seconds": round(wall, 1),
-        "busy seconds": round(busy, 1), "threads": torch.get_num_threads(),
+        **({"loss": round(float(np.mean(losses[-20:])), 4)} if losses else {}), **busy,
+        "threads": torch.get_num_threads(),
     }  # fmt: skip
 
 
