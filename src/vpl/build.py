@@ -11,7 +11,7 @@ from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 
-from vpl.config import CPU_STEPS, YOURS, Config, quality
+from vpl.config import CPU_PASSES, CPU_STEPS, YOURS, Config, quality
 from vpl.errors import ConfigError
 from vpl.exports import export as exports
 from vpl.judge import check, checkup, forecast
@@ -23,6 +23,7 @@ from vpl.progress import Progress, silent
 from vpl.runs.folder import log
 from vpl.runs.learning import CHANCE_RANK
 from vpl.runs.plan import EXPORTS, STAGES, WHOLE, Plan
+from vpl.runs.planned import dataset_of
 from vpl.runs.stages import Run
 
 MUCH = 50
@@ -112,7 +113,9 @@ def bring(
 
 def fitting(config: Config, device: str, chosen: Container[str] = ()) -> Config:
     """The configuration of a new run: what nobody has chosen is quality standard's, the number format that its device
-    computes fastest, and as many steps as it trains in sensible time.
+    computes fastest, and on a CPU as many steps as its photographs ask for (`cpu_steps`).
+
+    That number is settled here, once: the run's config.toml holds it, so that a photograph more makes no network stale.
 
     Args:
         chosen: keys that somebody has chosen; the two ends of a range are one choice.
@@ -121,9 +124,14 @@ def fitting(config: Config, device: str, chosen: Container[str] = ()) -> Config:
     if any(key in chosen for key in SCALES):
         values = {key: one for key, one in values.items() if key not in SCALES}
     usual = config.train.steps == Config().train.steps and config.data.format not in ("voc", "coco")
-    if usual and "train.steps" not in chosen and device_of(device).type == "cpu":
-        values["train.steps"] = CPU_STEPS
+    if usual and config.data.images and "train.steps" not in chosen and device_of(device).type == "cpu":
+        values["train.steps"] = cpu_steps(len(dataset_of(config.data).samples), config.train.batch)
     return config.with_values(values)
+
+
+def cpu_steps(photographs: int, batch: int) -> int:
+    """The first of `CPU_STEPS` in which batches see each photograph `CPU_PASSES` times, else the last."""
+    return next((one for one in CPU_STEPS if one * batch >= CPU_PASSES * photographs), CPU_STEPS[-1])
 
 
 def _report(run: Run) -> None:

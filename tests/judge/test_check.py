@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from vpl import build
-from vpl.cli import main
-from vpl.config import PRESETS, Config, preset
+from vpl.cli import commands, main
+from vpl.cli.parser import parser
+from vpl.config import CPU_PASSES, CPU_STEPS, PRESETS, Config, preset
 from vpl.edges.images import write_image
 from vpl.judge import check, forecast
 from vpl.judge.forecast import Forecast, duration, size
@@ -98,6 +99,7 @@ def test_the_tag_rank_is_that_of_the_run(tree, tmp_path):
         assert found.ranked == 6 and list(found.counts) == list(run.classes.names) and not found.alike
         assert found.forecast is not None and found.forecast.step is not None and found.forecast.looked == 1
         assert found.forecast.training == pytest.approx(300 * found.forecast.step)
+        assert ", network (300 steps) " in str(found.forecast)
         assert list(found.qualities) == list(QUALITY) and all(one > 0 for one in found.qualities.values())
         assert "masks by --quality: draft " in str(found) and "quality" not in "".join(check.of_list(run).lines())
         run.prototypes()
@@ -149,14 +151,41 @@ def test_a_cpu_does_not_train_for_hours_unasked(tree, tmp_path):
         assert check.doubt(run, Forecast(1, {"network": 600.0}, 2.0, 0)) == ""
 
 
-def test_steps_of_a_new_run_fit_the_device(tree, tmp_path, capsys):
-    plain = flags(tree, "--set", "crf.enabled=false")
-    assert main(["labels", str(tmp_path / "new"), *plain, "--device", "cpu"]) == 0
+def test_steps_of_a_new_run_fit_its_photographs(tree, tmp_path):
+    plain = flags(tree, "--set", "crf.enabled=false", "--device", "cpu")
+    assert main(["labels", str(tmp_path / "new"), *plain]) == 0
     stored = (tmp_path / "new/config.toml").read_text()
-    assert "steps = 2000 # ours, on a CPU (default 30000, ours)" in stored
-    assert main(["labels", str(tmp_path / "own"), *plain, "--steps", "30000", "--device", "cpu"]) == 0
+    assert f"steps = {CPU_STEPS[0]} # ours, on a CPU by the photographs (default 30000, ours)" in stored
+    assert main(["labels", str(tmp_path / "own"), *plain, "--steps", "30000"]) == 0
     assert "steps = 30000 # ours" in (tmp_path / "own/config.toml").read_text()
     assert build.fitting(preset("voc"), "cpu").train.steps == 30000
+    command = parser().parse_args(["run", str(tmp_path / "paper"), *plain, "--preset", "paper"])
+    assert commands._fitting(command, commands._config(command)).train.steps == 30000
+
+
+def test_steps_grow_with_the_photographs_between_two_bounds():
+    most = [rung * 4 // CPU_PASSES for rung in CPU_STEPS]  # photographs that a rung sees often enough, in batches of 4
+    assert [build.cpu_steps(count, 4) for count in (1, *most)] == [CPU_STEPS[0], *CPU_STEPS]
+    assert [build.cpu_steps(count + 1, 4) for count in most] == [*CPU_STEPS[1:], CPU_STEPS[-1]]
+    assert build.cpu_steps(most[1], 8) == CPU_STEPS[0], "a larger batch sees more"
+
+
+def test_a_photograph_more_leaves_the_network_that_is_there(tree, tmp_path, monkeypatch, capsys):
+    """The number of steps is settled when the run begins."""
+    monkeypatch.setattr(build, "CPU_STEPS", (2, 3))
+    monkeypatch.setattr(build, "CPU_PASSES", 2 * 2 / 5)  # so that five photographs take 2 steps of batch 2, and six 3
+    lines = (tree / "train.csv").read_text().splitlines()
+    given = flags(tree, "--set", "crf.enabled=false", "--set", "data.classes=scenes", "--device", "cpu")
+    given[given.index("--tags") + 1] = str(tmp_path / "tags.csv")
+    (tmp_path / "tags.csv").write_text("\n".join(lines[:-1]) + "\n")
+    assert main(["train", str(tmp_path / "run"), *given]) == 0
+    (tmp_path / "tags.csv").write_text("\n".join(lines) + "\n")
+    assert main(["train", str(tmp_path / "run"), *given]) == 0
+    told = capsys.readouterr().err
+    assert "network: kept as learned" in told and "replaced/" not in told
+    assert Config.from_toml(tmp_path / "run/config.toml").train.steps == 2
+    command = parser().parse_args(["run", str(tmp_path / "new"), *given])
+    assert commands._fitting(command, commands._config(command)).train.steps == 3
 
 
 @pytest.mark.parametrize(

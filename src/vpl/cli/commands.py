@@ -21,6 +21,7 @@ from vpl.config import ABLATION_STYLE, TUNE_IMAGES, Config, of_presets, preset, 
 from vpl.edges import legend, storage
 from vpl.errors import ConfigError
 from vpl.network.team import place
+from vpl.presets import PUBLISHED
 from vpl.runs.plan import Plan, count_of, told
 from vpl.runs.state import FOLDER as STATE_FOLDER
 from vpl.runs.stored import FILE, read
@@ -180,6 +181,7 @@ def _fitting(given: argparse.Namespace, config: Config) -> Config:
 
     chosen = {text.partition("=")[0].strip() for text in given.set} | of_presets(given.preset).keys()
     chosen |= quality(given.quality).keys() if given.quality else set()
+    chosen |= {"train.steps"} if PUBLISHED.keys() & set(given.preset) else set()
     return build.fitting(
         config, given.device, chosen | {key for key in KEYS.values() if getattr(given, key) is not None}
     )

@@ -66,7 +66,8 @@ class Forecast:
         return self.seconds.get("network", 0.0)
 
     def __str__(self) -> str:
-        parts = [f"{stage} {duration(one)}" for stage, one in self.seconds.items()]
+        steps = f" ({round(self.training / self.step):,} steps)" if self.step and self.training else ""
+        parts = [f"{stage}{steps if stage == 'network' else ''} {duration(one)}" for stage, one in self.seconds.items()]
         on = "1 photograph" if self.looked == 1 else f"{self.looked} photographs"
         held = f", {size(self.memory)} of memory" if self.memory else ""
         return f"about {', '.join(parts)}; {size(self.disk)} on disk{held} (measured on {on} of these)"

@@ -143,7 +143,7 @@ def run(
         clip: pocket, a hub name, a folder or a file.
         values: any values of the configuration, such as {"train.steps": 0, "data.masks": "truth"}.
         config: where to start from; default: the folder's own `config.toml`, else the defaults. What of a new run
-            nobody has chosen is quality standard's (`config.quality`), and on a CPU `config.CPU_STEPS` steps.
+            nobody has chosen is quality standard's (`config.quality`), and on a CPU `build.cpu_steps`.
         train: train the network also where tags rank no better than chance or a CPU would train for hours.
         relearn: learn prototypes and network again also where only photographs or tags have changed.
 
