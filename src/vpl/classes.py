@@ -19,6 +19,9 @@ IGNORE = 255
 MOST_CLASSES = 254
 MOST_BYTES = 2**24
 """Larger classes files are refused unread."""
+_OTHER_SUFFIXES = (".json", ".jsonl", ".yaml", ".yml", ".xml", ".npy", ".tsv", ".xlsx", ".pbtxt")
+_NO_NAME = re.compile(r"^\d+\s*[:;,=\t ]|[:;,\t=]\s*\d+\s*$|:\d+,\d+,\d+:")
+"""A line of a list that numbers or colours its names, as YOLO, CVAT and PASCAL write them."""
 _ROW_KEYS = ("name", "words", "color")
 
 BACKGROUND_WORDS = (
@@ -103,8 +106,9 @@ class ClassSet:
             raise DataError(f"the class set names {', '.join(doubles)} twice; expected each name once.")
         if not all(isinstance(name, str) and name.strip() for name in names):
             raise DataError("a class of the class set has no name; expected a word for each.")
-        if "background" in names:
-            raise DataError("the class set names 'background' as a class; leave it out: label 0 is always background.")
+        ground = next((name for name in names if name.lower().strip("_") == "background"), None)
+        if ground is not None:
+            raise DataError(f"the class set names {ground!r} as a class; leave it out: label 0 is always background.")
         for field_name, wanted in (("words", self.words), ("colors", self.colors)):
             if wanted and len(wanted) != len(names):
                 raise DataError(
@@ -222,12 +226,20 @@ def from_file(path: str | Path) -> ClassSet:
     except ValueError as error:
         raise DataError(f"the classes file {str(path)!r} is no path; check it.") from error
     background: Sequence[str] = BACKGROUND_WORDS
-    if path.suffix == ".toml":
+    suffix = path.suffix.lower()
+    if suffix == ".toml":
         rows, background = _toml_rows(path, text)
-    elif path.suffix == ".csv":
+    elif suffix == ".csv":
         rows = _csv_rows(path, text)
+    elif suffix in _OTHER_SUFFIXES:
+        raise DataError(f"the classes file {path} ends with {suffix!r}; expected .txt, .csv or .toml.")
     else:
         rows = [{"name": line.strip()} for line in text.splitlines() if line.strip()]
+        if rows and all(_NO_NAME.search(row["name"]) for row in rows):
+            raise DataError(
+                f"the lines of the classes file {path} hold numbers beside names ({rows[0]['name'][:60]!r}); expected "
+                "a name on each line, in the order of the labels."
+            )
     for number, row in enumerate(rows, 1):
         if not isinstance(row.get("name"), str) or not row["name"].strip():
             raise DataError(f"class {number} of {path} has no name; expected a column or key 'name' with a text.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pickle
 
@@ -57,6 +58,16 @@ def read(found: Dataset) -> dict[str, tuple[str, ...]]:
         (".jsonl", '{"file_name": "a.jpg", "tags": "dog, cat"}\n{"image": "b.jpg", "labels": ["dog"]}\n'),
         (".json", '[{"image": "a.jpg", "labels": ["dog", "cat"]}, {"image": "b.jpg", "labels": "dog"}]'),
         (".json", '{"a.jpg": ["dog", "cat"], "b": ["dog"]}'),
+        *[(".csv", f'file_name,tags\na.jpg,"dog{sign}cat"\nb.jpg,dog\n') for sign in "\t\uff1b\uff5c\uff0c\u3001"],
+        (".csv", "file_name,tags\na.jpg,\"array(['dog', 'cat'], dtype=object)\"\nb.jpg,Index(['dog'])\n"),
+        (".csv", 'file_name,tags\na.jpg,"""dog"", ""cat"""\nb.jpg,"""dog"""\n'),
+        (".csv", "file_name,tags\na.jpg,'dog';'cat'\nb.jpg,'dog'\n"),
+        (".csv", "file_name,tags\na.jpg,#dog #cat\nb.jpg,#dog\n"),
+        (".csv", "file_name,tags\na.jpg,dog;nan;cat;-\nb.jpg,\"['dog', 'None']\"\n"),
+        (".jsonl", '{"file_name": "a.jpg", "tags": ["dog|cat"]}\n{"file_name": "b.jpg", "tags": ["dog"]}\n'),
+        (".csv", "file_name;dog;cat\na.jpg;1,0;1.00\nb.jpg;1;0,0\n"),
+        (".csv", "file_name,dog,cat,fold,Unnamed: 0\na.jpg,yes,Y,0,0\nb.jpg,x,NO,1,1\n"),
+        (".csv", "file_name,dog,cat,background\na.jpg,TRUE,WAHR,1\nb.jpg,vrai,nan,1\n"),
     ],
 )  # fmt: skip
 def test_one_list_in_many_spellings(tmp_path, suffix, text):
@@ -101,12 +112,99 @@ def test_numbers_are_no_tags(tmp_path):
         ("file_name,tags\na.jpg,dog/cat\nb.jpg,dog;cat\n", "does 'dog/cat' hold one tag or 2"),
         ("file_name,tags\na.jpg,dog+cat\nb.jpg,dog;cat\n", "does 'dog+cat' hold one tag or 2"),
         ("file_name,tags\na.jpg,['dog' cat]\nb.jpg,dog\n", "can't be read; write tags as dog;cat"),
+        *[
+            (f"file_name,tags\na.jpg,dog{sign}cat\nb.jpg,dog\nc.jpg,cat\n", f"say --separator '{sign}' for 2")
+            for sign in ("\\", ":", ">", "#", "~", "&", "\u00b7", " - ", " and ", "-", "_", " ")
+        ],
+        ('file_name,tags\na.jpg,"dog,cat"\nb.jpg,dog;bird\nc.jpg,cat\n', "does 'dog,cat' hold one tag or 2"),
+        ("file_name,tags\na.jpg,dog:0.9\nb.jpg,dog\n", "the tag 'dog:0.9' ends with a number"),
+        ("file_name,tags\na.jpg,dog (0.93)\nb.jpg,dog\n", "ends with a number; write the tag alone"),
     ],
 )
 def test_what_could_be_a_separator_is_asked_about_and_made_into_no_class(tmp_path, text, question):
     found = opened(tmp_path, text)
     assert "a" not in read(found) and not any(set(name) & set(",/+[]'") for name in found.classes.names)
-    assert question in found.problems[0] and found.left_out == 1
+    assert question.lower() in found.problems[0].lower() and found.left_out == 1
+
+
+def test_tags_that_never_stand_alone_are_asked_about_too(tmp_path):
+    for sign in "/+&:>":
+        text = f"file_name,tags\na.jpg,dog{sign}cat\nb.jpg,dog{sign}bird\nc.jpg,cat{sign}bird\n"
+        with pytest.raises(DataError, match="hold one tag or 2"):
+            opened(tmp_path, text)
+    names = "file_name,tags\na.jpg,tv/monitor\nb.jpg,red car;tv\nc.jpg,blue car;car;rock & roll\n"
+    assert opened(tmp_path, names).problems == ()
+
+
+def test_a_tag_in_a_list_of_json_is_asked_about(tmp_path):
+    rows = [{"file_name": "a.jpg", "tags": ["dog, cat"]}, {"file_name": "b.jpg", "tags": ["dog", "cat"]}]
+    found = opened(tmp_path, json.dumps(rows), ".json")
+    assert found.classes.names == ("cat", "dog") and "hold one tag or 2" in found.problems[0]
+    rows[0]["tags"] = ["tench, Tinca tinca"]
+    assert opened(tmp_path, json.dumps(rows), ".json").problems == ()
+
+
+def test_a_photograph_that_stands_twice_in_a_json_object_is_told(tmp_path):
+    with pytest.raises(DataError, match=r"the key 'a\.jpg' stands there twice"):
+        opened(tmp_path, '{"a.jpg": ["dog"], "a.jpg": ["cat"]}', ".json")
+
+
+def test_folders_of_tags_are_asked_about_as_other_tags(tmp_path):
+    for name in ("dog,cat/a.jpg", "dog/b.jpg", "cat/c.jpg", "dog/red/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    data = DataConfig(format="class-folders", images=str(tmp_path))
+    found = open_dataset(data)
+    assert found.classes.names == ("cat", "dog") and "hold one tag or 2" in found.problems[1]
+    assert found.problems[0] == "'dog/red': a folder in the folder of a tag; expected images there."
+    assert read(open_dataset(dataclasses.replace(data, separator=",")))["dog,cat/a"] == ("dog", "cat")
+
+
+@pytest.mark.parametrize(("names", "kind"), [(("0", "1"), "numbers"), (("n01440764", "n02084071"), "codes")])
+def test_folders_of_numbers_and_codes_are_no_tags(tmp_path, names, kind):
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    with pytest.raises(DataError, match=f"are {kind} .*CLIP reads words"):
+        open_dataset(DataConfig(format="class-folders", images=str(tmp_path)))
+
+
+def test_codes_of_open_images_are_no_tags(tmp_path):
+    with pytest.raises(DataError, match="are codes"):
+        opened(tmp_path, "ImageID,LabelName\na,/m/01g317\nb,/m/0k4j\n")
+
+
+def test_parts_of_a_data_set_as_tags_are_told(tmp_path):
+    for name in ("train", "test"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.jpg").touch()
+    found = open_dataset(DataConfig(format="class-folders", images=str(tmp_path)))
+    assert found.warnings[-1].startswith("the tags are test and train; if these are parts of a data set")
+
+
+def test_columns_of_counts_are_told_and_no_photograph_is_said_to_be_empty(tmp_path):
+    found = opened(tmp_path, "file_name,dog,cat\na.jpg,2,0\nb.jpg,0,1\nc.jpg,1,0\n")
+    assert read(found) == {"b": ("cat",), "c": ("dog",)} and found.untagged == ()
+    assert found.problems == ("tags.csv:2: '2' in a column of a class; expected 0 or 1.",)
+    late = "file_name,dog,cat\n" + "b.jpg,1,\n" * 60 + "a.jpg,,1\n"
+    assert read(opened(tmp_path, late))["a"] == ("cat",), "a class that the first rows don't have"
+
+
+def test_several_columns_of_tags_are_no_one_hot_table(tmp_path):
+    with pytest.raises(DataError, match="expected a header with the columns file_name,tags"):
+        opened(tmp_path, "file_name,tag1,tag2,tag3\na.jpg,dog,cat,\n")
+    with pytest.raises(DataError, match="has 2 columns label; expected one"):
+        opened(tmp_path, "file_name,label,label\na.jpg,dog,cat\n")
+
+
+def test_utf_32_is_told(tmp_path):
+    with pytest.raises(DataError, match="is in UTF-32, or no text; save it as UTF-8"):
+        opened(tmp_path, "file_name,tags\na.jpg,dog\n".encode("utf-32"))
+
+
+def test_a_missing_file_below_a_point_is_missing(tmp_path):
+    with pytest.raises(DataError, match="there is no image file"):
+        opened(tmp_path, "file_name,tags\n./none.jpg,dog\n")
 
 
 def test_the_answer_to_the_question(tmp_path):
@@ -346,7 +444,9 @@ def test_a_disk_that_folds_case_shows_one_file_under_two_names(tmp_path):
 
 def test_system_files_are_passed_over(tmp_path):
     for name in ("dog/a.jpg", "dog/Thumbs.db", "dog/desktop.ini", "dog/.DS_Store", "dog/._a.jpg", "Thumbs.db",
-                 "desktop.ini", "__MACOSX/dog/a.jpg", "@eaDir/a.jpg"):  # fmt: skip
+                 "desktop.ini", "__MACOSX/dog/a.jpg", "@eaDir/a.jpg", "lost+found/a.jpg", "#recycle/a.jpg",
+                 "System Volume Information/a.jpg", "ehthumbs_vista.db", "dog/a.jpg:Zone.Identifier", "dog/a.AAE",
+                 "dog/a.xmp", "dog/Picasa.ini"):  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).touch()
     found = open_dataset(DataConfig(format="class-folders", images=str(tmp_path)))

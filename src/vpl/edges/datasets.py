@@ -27,6 +27,7 @@ __all__ = ["Dataset", "Sample", "inside", "open_dataset"]
 
 _LONGEST_FILE_NAME = 255
 _SHOWN_PROBLEMS = 5
+_PARTS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "dev"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,12 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
     shots = _Shots(images, speller, source.problems, background)
     for row in listed.rows:
         shots.add(row)
+    if known is None and (kind := tags.codes(shots.counts())):
+        raise DataError(
+            f"the tags of {data.tags or data.images} are {kind} ({', '.join(list(shots.counts())[:3])}), and CLIP "
+            "reads words; expected names. Point to a column of names (--columns tags=NAME), or rename them with "
+            "--alias 0=dog."
+        )
     problems = (*source.problems, *speller.problems())
     if not any(shot.tags for shot in shots.kept.values()):
         told = " ".join(problems[:_SHOWN_PROBLEMS]) or "Nothing was found there."
@@ -123,6 +130,11 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
         known = _own_classes(shots, listed.classes)
         alike = tags.alike(known.names)
         warnings += _told_alike(alike, shots)
+        if len(known) > 1 and all(name.lower() in _PARTS for name in known.names):
+            warnings.append(
+                f"the tags are {' and '.join(known.names)}; if these are parts of a data set, give one of them as "
+                "--images."
+            )
     ids = {name: listed.ids[tag] for tag in listed.ids for name in speller.read([tag], "") if name in known.names}
     meant = Meaning(data.mask_values, f"{data.name}.mask_values", known, ids, _aliases(data.aliases))
     truth = Drawings(existing_file(data.masks, f"{data.name}.masks", "COCO's instances JSON"), meant) if drawn else None

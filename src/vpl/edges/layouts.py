@@ -12,13 +12,15 @@ A new layout is one function from a `Source` to a `Listing`, in `LAYOUTS`; a new
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 from xml.parsers import expat
 
 import numpy as np
@@ -49,8 +51,14 @@ TAG_COLUMNS = (
     "tags", "labels", "tag", "label", "classes", "class", "categories", "category", "class_name", "label_name",
     "labelname", "class_names", "label_names", "objects", "keywords",
 )  # fmt: skip
-_FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False, "-1": False, "": False}
-_PEEKED = 50
+_FLAGS = dict.fromkeys(("true", "t", "yes", "y", "x", "wahr", "vrai"), True) | dict.fromkeys(
+    ("false", "f", "no", "n", "falsch", "faux", "", "nan", "none", "null", "na"), False
+)
+_NO_CLASS = re.compile(
+    r"_*background_*|unnamed: \d+|index|fold|split|"
+    r"(is_?)?(valid|train|test|difficult|truncated|occluded|crowd|verified)"
+)
+"""Columns of 0 and 1 that tell something else of a photograph."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +145,8 @@ def _tagged(path: Path, places: list[str], names: list[str], fields: list[str], 
     """Rows of a column of texts."""
     read = split_fields(fields, source.data.separator, source.speller)
     source.notes.extend([f"{path.name}: {note}" for note in read.notes])
-    _refuse_numbers(path, [tag for tags in read.tags if not isinstance(tags, str) for tag in tags], source)
     for where, name, tags in zip(places, names, read.tags, strict=True):
         yield Row(where, name, (), problem=tags) if isinstance(tags, str) else Row(where, name, tags)
-
-
-def _refuse_numbers(path: Path, tags: Sequence[str], source: Source) -> None:
-    if tags and source.speller.known is None and all(re.fullmatch(r"-?\d+(\.0)?", tag) for tag in tags):
-        raise DataError(
-            f"the tags of {path} are numbers ({', '.join(dict.fromkeys(tags[:3]))}), and CLIP reads words; expected "
-            "names. Point to a column of names (--columns tags=NAME), or rename them with --alias 0=dog."
-        )
 
 
 @dataclass(frozen=True)
@@ -197,7 +196,11 @@ def _columns(header: Sequence[str], wanted: Sequence[str], path: Path) -> _Colum
         found = [name for name in common if name in plain]
         if not found:
             return None
-        if plain.count(found[0]) > 1 or (kind == "tags" and len(found) > 1 and found[0] != "tags"):
+        if plain.count(found[0]) > 1:
+            raise DataError(
+                f"{path} has {plain.count(found[0])} columns {found[0]}; expected one, with ';' between tags."
+            )
+        if kind == "tags" and len(found) > 1 and found[0] != "tags":
             raise DataError(
                 f"the first line of {path} is {shown(','.join(header))}; expected a header with the columns "
                 f"file_name,tags, and the {kind} could be in {' or '.join(found)}; say where: --columns "
@@ -231,14 +234,15 @@ def _one_hot_table(
     path: Path, header: Sequence[str], image: int, rows: list[tuple[str, list[str]]], source: Source
 ) -> Listing:
     """A column of 0 and 1 for each class."""
-    peeked = [values for _, values in rows[:_PEEKED]]
     flags = [
         number
         for number, name in enumerate(header)
-        if number != image and name and peeked and all(one[number].strip().lower() in _FLAGS for one in peeked)
+        if number != image and name and _is_flags([values[number] for _, values in rows])
     ]
     if source.speller.known:
         flags = [number for number in flags if source.speller.knows(header[number])]
+    else:
+        flags = [number for number in flags if not _NO_CLASS.fullmatch(header[number].strip().lower())]
     if not flags:
         raise DataError(
             f"the first line of {path} is {shown(','.join(header))}; expected a header with the columns file_name,tags "
@@ -252,16 +256,36 @@ def _one_hot_table(
 
     def read() -> Iterator[Row]:
         for where, values in rows:
-            marks = [values[number].strip().lower() for number in flags]
-            wrong = next((mark for mark in marks if mark not in _FLAGS), None)
+            wrong = next((values[number] for number in flags if _flag(values[number]) is None), None)
             if wrong is not None:
                 problem = f"{shown(wrong)} in a column of a class; expected 0 or 1."
                 yield Row(where, values[image].strip(" \t"), (), problem=problem)
                 continue
-            own = each_once(header[number] for number, mark in zip(flags, marks, strict=True) if _FLAGS[mark])
+            own = each_once(header[number] for number in flags if _flag(values[number]))
             yield Row(where, values[image].strip(" \t"), own, explicit=True)
 
     return Listing(read(), tuple(header[number] for number in flags))
+
+
+@functools.lru_cache(maxsize=4096)
+def _flag(text: str) -> bool | None:
+    """What a cell says of a class, as numbers and words say it; None: it is no such mark."""
+    word = text.strip().lower()
+    if word in _FLAGS:
+        return _FLAGS[word]
+    try:
+        return {1.0: True, 0.0: False, -1.0: False}.get(float(word.replace(",", ".")))
+    except ValueError:
+        return None
+
+
+def _is_flags(column: Sequence[str]) -> bool:
+    """Whether a column holds marks, most of them or all; and is no count of the rows."""
+    held = Counter(column)
+    marks = sum(count for text, count in held.items() if _flag(text) is not None)
+    said = any(_flag(text) is not None and text.strip() for text in held)
+    counts = len(column) > 2 and any(list(column) == list(map(str, range(n, n + len(column)))) for n in (0, 1))
+    return said and 2 * marks >= len(column) and not counts
 
 
 def _fields(line: str, sign: str) -> list[str] | None:
@@ -289,7 +313,7 @@ def jsonl(path: Path, source: Source) -> Listing:
 
 def json_list(path: Path, source: Source) -> Listing:
     """A JSON list of objects, or an object from image names to tags."""
-    tree = _json(path, "a list of objects with file_name and tags")
+    tree = _json(path, "a list of objects with file_name and tags", object_pairs_hook=_each_key_once)
     if isinstance(tree, dict) and {"images", "annotations", "categories"} <= set(tree):
         raise DataError(f"{path} is in COCO's format; say --format coco.")
     found = toolfiles.rows_of(tree, source.speller.known)
@@ -317,8 +341,7 @@ def cvat_xml(path: Path, source: Source) -> Listing:
 
 def _objects(path: Path, objects: Iterable[tuple[str, object]], source: Source) -> Iterator[Row]:
     """Rows of JSON objects; tags are a list, or a text as in a table."""
-    texts: list[tuple[str, str, str]] = []
-    rows: list[Row | None] = []
+    rows: list[tuple[str, str, str | list[str]]] = []
     for where, row in objects:
         try:
             columns = _columns(list(row), source.data.columns, path) if isinstance(row, dict) else None
@@ -327,24 +350,21 @@ def _objects(path: Path, objects: Iterable[tuple[str, object]], source: Source) 
         values = list(row.values()) if columns and isinstance(row, dict) else []
         name = values[columns.image] if columns else None
         tags = values[columns.tags] if columns and columns.tags is not None else None
-        if isinstance(name, str) and isinstance(tags, str):
-            texts.append((where, name, tags))
-            rows.append(None)
-        elif isinstance(name, str) and isinstance(tags, list) and all(isinstance(tag, str) for tag in tags):
-            rows.append(Row(where, name, each_once(tags), explicit=not tags))
+        if isinstance(name, str) and (isinstance(tags, str) or _are_texts(tags)):
+            rows.append((where, name, tags))
         else:
             source.problems.append(f'{where}: expected {{"file_name": "a.jpg", "tags": ["dog", "sofa"]}}.')
-    columns_of_texts = list(zip(*texts, strict=True)) or [(), (), ()]
-    others = (tag for row in rows if row is not None for tag in row.tags)
-    read = split_fields(columns_of_texts[2], source.data.separator, source.speller, others)
+    read = split_fields([tags for _, _, tags in rows], source.data.separator, source.speller)
     source.notes.extend([f"{path.name}: {note}" for note in read.notes])
-    given = iter(zip(texts, read.tags, strict=True))
-    for row in rows:
-        if row is not None:
-            yield row
-            continue
-        (where, name, _), tags = next(given)
-        yield Row(where, name, (), problem=tags) if isinstance(tags, str) else Row(where, name, tags)
+    for (where, name, given), tags in zip(rows, read.tags, strict=True):
+        if isinstance(tags, str):
+            yield Row(where, name, (), problem=tags)
+        else:
+            yield Row(where, name, tags, explicit=given == [])
+
+
+def _are_texts(given: object) -> TypeGuard[list[str]]:
+    return isinstance(given, list) and all(isinstance(one, str) for one in given)
 
 
 def one_hot_file(path: Path, source: Source) -> Listing:
@@ -410,6 +430,8 @@ def _wide(path: Path, file: io.BufferedReader, start: bytes) -> list[bytes]:
         raise DataError(f"{path} is in UTF-16 and has more than {MOST_WIDE_BYTES} bytes; save it as UTF-8.")
     coding = "utf-16" if start in (b"\xff\xfe", b"\xfe\xff") else "utf-16-le" if start[1] == 0 else "utf-16-be"
     text = data.decode(coding, "replace")
+    if "\0" in text[:64]:
+        raise DataError(f"{path} is in UTF-32, or no text; save it as UTF-8.")
     return [f"{line}\n".encode("utf-8", "replace") for line in text.split("\n")]
 
 
@@ -423,6 +445,14 @@ def _json(path: Path, wanted: str, **options: Any) -> Any:
         raise DataError(f"{path} can't be read ({error.strerror}); check the file.") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no valid JSON ({error}); expected {wanted}.") from error
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shown(twice)} stands there twice")
+    return tree
 
 
 TAG_FILES: dict[str, Callable[[Path, Source], Listing]] = {
@@ -442,11 +472,14 @@ TAG_FILES: dict[str, Callable[[Path, Source], Listing]] = {
 
 def class_folders(source: Source) -> Listing:
     """A folder for each tag."""
-    return Listing(_class_folder_rows(Path(source.images), source))
+    root = Path(source.images)
+    names = listing(root)
+    read = split_fields([[name] for name in names], source.data.separator, source.speller)
+    return Listing(_class_folder_rows(root, dict(zip(names, read.tags, strict=True)), source))
 
 
-def _class_folder_rows(root: Path, source: Source) -> Iterator[Row]:
-    for name in listing(root):
+def _class_folder_rows(root: Path, meant: Mapping[str, tuple[str, ...] | str], source: Source) -> Iterator[Row]:
+    for name, tags in meant.items():
         try:
             folder = inside(root, name)
         except DataError as error:
@@ -455,13 +488,18 @@ def _class_folder_rows(root: Path, source: Source) -> Iterator[Row]:
         if not folder.is_dir():
             source.problems.append(f"{shown(name)}: expected a folder named by its tag, with images in it.")
             continue
-        files = listing(folder)
-        for file_name in files:
+        for file_name in listing(folder):
             where = shown(f"{name}/{file_name}")
+            if (folder / file_name).is_dir():
+                source.problems.append(f"{where}: a folder in the folder of a tag; expected images there.")
+                continue
             if not file_name.lower().endswith(IMAGE_SUFFIXES):
                 source.problems.append(f"{where}: no image file by its suffix.")
                 continue
-            yield Row(where, f"{name}/{file_name}", each_once([name]))
+            if isinstance(tags, str):
+                yield Row(where, f"{name}/{file_name}", (), problem=tags)
+            else:
+                yield Row(where, f"{name}/{file_name}", tags)
 
 
 # ---------------------------------------------------------------------- PASCAL VOC

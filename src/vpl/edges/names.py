@@ -22,7 +22,12 @@ IMAGE_SUFFIXES = (
     ".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jpx",
 )  # fmt: skip
 """Suffixes, in small letters, of the formats that images.py decodes."""
-_SYSTEM = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "@eadir", "__macosx", "$recycle.bin"})
+_SYSTEM = frozenset({
+    "thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "picasa.ini", "zbthumbnail.info", "icon\r",
+    "@eadir", "__macosx", "$recycle.bin", "#recycle", "#snapshot", "lost+found", "system volume information",
+})  # fmt: skip
+_BESIDE = (":zone.identifier", ":encryptable", ".aae", ".xmp")
+"""Ends of what Windows and editors of photographs put beside a photograph."""
 _LONGEST_SHOWN = 60
 
 
@@ -33,7 +38,7 @@ def shown(text: str) -> str:
 
 def is_system(name: str) -> bool:
     """Whether a file or folder is one that an operating system puts beside photographs, or hidden."""
-    return name.startswith(".") or name.lower() in _SYSTEM
+    return name.startswith(".") or name.lower() in _SYSTEM or name.lower().endswith(_BESIDE)
 
 
 def listing(folder: Path) -> list[str]:
@@ -137,7 +142,7 @@ class Finder:
 
     def _spellings(self, name: str) -> list[str]:
         """Other names of the same file: slashes, Unicode forms, without the folder's own name, with its suffix."""
-        slashed = name.replace("\\", "/")
+        slashed = "/".join(_parts(name.replace("\\", "/")))
         forms = [slashed, *(unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))]
         parts, own = _parts(slashed), Path(self._folder).absolute().parts
         for count in range(1, len(parts)):

@@ -20,13 +20,21 @@ from vpl.errors import ConfigError
 
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 _SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
-_EMPTY = frozenset({"nan", "none", "null", "n/a", "<na>", "#n/a"})
+_EMPTY = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "#n/a", "-", "--", "\u2013", "\u2014", "?", "."})
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}
 _ITEM = re.compile(r"""\s*(?:'([^']*)'|"([^"]*)")\s*,?""")
-_NEVER_IN_A_NAME = re.compile(r"[;|\n]")
-_WEAK = re.compile(r"[,/+& ]")
+_CALL = re.compile(r"[\w.]+\(([\[({].*[\])}])(?:,[^\[\]]*)?\)")
+_HASHES = re.compile(r"(?:#[^\s#,;|]+[\s,]*)+")
+_NEVER_IN_A_NAME = re.compile("[;|\n\t\uff1b\uff5c\uff0c\u3001]")
+_WEAK = (",", "/", "+", "&", "\\", ":", ">", "#", "~", "\u00b7", "\u2022", " - ", " and ", "-", "_", " ")
+_ANY_WEAK = re.compile("[-,/+&\\\\:>#~\u00b7\u2022_ (=]")
+_JOINING = (" - ", " and ", "-", "_", " ")
+"""Signs that join the words of one name, too."""
+_SCORED = re.compile(r"\S\s*(?:[:=]\s*\d*\.?\d+%?|\(\s*\d*\.\d+\s*\))$")
+_CODES = re.compile(r"-?\d+(?:\.\d+)?|/m/\w+|n\d{8}|Q\d+")
 _MOST_HINTS = 200
 _LONGEST_HINTED = 60
+_LONGEST_CALL = 10_000
 _LONGEST_ALIKE = 40
 _MOST_ALIKE = 2000
 _SHORTEST_NEAR = 5
@@ -52,35 +60,43 @@ class Fields:
     notes: tuple[str, ...]
 
 
-def split_fields(fields: Sequence[str], separator: str, speller: Speller, others: Iterable[str] = ()) -> Fields:
+def split_fields(fields: Sequence[str | Sequence[str]], separator: str, speller: Speller) -> Fields:
     """Cut the fields of one column into tags.
 
-    A field in brackets is a list. Else `separator` cuts; where none is given, ';' and '|', which no name holds, and a
-    comma where the tags around it occur alone too, or are classes that are known. What stays open is a question.
+    A field in brackets is a list. `separator` cuts; where none is given, ';', '|' and the like, which no name holds,
+    and a comma where the tags around it occur alone too, or are classes that are known. What stays open is a question.
 
     Args:
-        fields: the column's texts.
+        fields: the column's texts, or lists of texts.
         separator: what stands between tags; empty: it is found.
         speller: knows the classes, if any are known.
-        others: tags that stand elsewhere in the file, each for itself.
     """
-    cut = [_listed(field.strip()) for field in fields]
-    pieces = [
-        None if one is not None else each_once(field.split(separator) if separator else _NEVER_IN_A_NAME.split(field))
-        for field, one in zip(fields, cut, strict=True)
-    ]
-    alone = Counter(itertools.chain(others, *(own or () for own in pieces)))
-    strong = any(len(own or ()) > 1 for own in pieces)
+
+    def cut(field: str | Sequence[str]) -> tuple[str, ...] | str:
+        listed = _listed(field.strip()) if isinstance(field, str) else field
+        if isinstance(listed, str):
+            return listed
+        items = listed if listed is not None else [field] if isinstance(field, str) else field
+        parts = (one.split(separator) if separator else _NEVER_IN_A_NAME.split(one) for one in items)
+        own = each_once(map(_unquoted, itertools.chain.from_iterable(parts)))
+        return tuple(tag for tag in own if tag.lower() not in _EMPTY or speller.knows(tag))
+
+    pieces = [cut(field) for field in fields]
+    alone = Counter(itertools.chain.from_iterable(own for own in pieces if not isinstance(own, str)))
+    texts = [own for field, own in zip(fields, pieces, strict=True) if isinstance(field, str) and not _is_list(field)]
+    strong = not texts or any(len(own) > 1 for own in texts)
     weak = _Weak(alone, strong, speller) if not separator else None
-    found: list[tuple[str, ...] | str] = []
-    for field, own, listed in zip(fields, pieces, cut, strict=True):
-        if listed is not None:
-            found.append(listed if isinstance(listed, str) else each_once(listed))
-        elif field.strip().lower() in _EMPTY and not speller.knows(field.strip()):
-            found.append(())
-        else:
-            found.append(own or () if weak is None else weak.cut(own or ()))
-    return Fields(tuple(found), tuple(weak.notes) if weak else ())
+    found = tuple(own if weak is None or isinstance(own, str) else weak.cut(own) for own in pieces)
+    return Fields(found, tuple(weak.notes) if weak else ())
+
+
+def _is_list(field: str) -> bool:
+    return _listed(field.strip()) is not None
+
+
+def _unquoted(text: str) -> str:
+    text = text.strip()
+    return text[1:-1] if len(text) > 2 and text[0] == text[-1] and text[0] in "\"'" else text
 
 
 class _Weak:
@@ -89,13 +105,21 @@ class _Weak:
     def __init__(self, alone: Mapping[str, int], strong: bool, speller: Speller):
         self._alone, self._speller, self.notes = alone, speller, []
         self._cache: dict[str, tuple[str, ...] | str] = {}
-        commas = [each_once(one.split(",")) for one in alone if "," in one]
-        parts = Counter(part for one in commas for part in one)
-        shared = [one for one in commas if any(part in alone or parts[part] > 1 for part in one)]
-        self._commas_cut = bool(commas) and not strong and 2 * len(shared) >= len(commas)
+        self._likely = {sign: not speller.known and self._is_likely(sign) for sign in _WEAK}
+        self._commas_cut = self._likely[","] and not strong
         self._commas_asked = not strong
         if self._commas_cut and not speller.known:
             self.notes.append("commas stand between tags here; if they belong to names, say --separator ';'.")
+
+    def _is_likely(self, sign: str) -> bool:
+        """Whether what stands around a sign occurs elsewhere, too, in at least half of the tags that hold it."""
+        held = [each_once(one.split(sign)) for one in self._alone if sign in one]
+        if sign in _JOINING:
+            shared = [one for one in held if all(part in self._alone for part in one)]
+        else:
+            parts = Counter(part for one in held for part in one)
+            shared = [one for one in held if any(part in self._alone or parts[part] > 1 for part in one)]
+        return len(held) > (sign not in (",", *_JOINING)) and 2 * len(shared) >= len(held)
 
     def cut(self, pieces: tuple[str, ...]) -> tuple[str, ...] | str:
         made: list[str] = []
@@ -108,10 +132,12 @@ class _Weak:
         return tuple(dict.fromkeys(made))
 
     def _one(self, piece: str) -> tuple[str, ...] | str:
-        if not _WEAK.search(piece) or self._speller.knows(piece):
+        if not _ANY_WEAK.search(piece) or _CODES.fullmatch(piece) or self._speller.knows(piece):
             return (piece,)
-        for sign in (",", "/", "+", "&", " "):
-            parts = each_once(piece.split(sign))
+        if not self._speller.known and _SCORED.search(piece):
+            return f"the tag {shown(piece)} ends with a number; write the tag alone, and leave out what is unsure."
+        for sign in _WEAK:
+            parts = each_once(piece.split(sign)) if sign in piece else ()
             if len(parts) < 2:
                 continue
             if self._speller.known:
@@ -119,19 +145,30 @@ class _Weak:
                     return parts
             elif sign == "," and self._commas_cut:
                 return parts
-            elif sign != " " and (all(part in self._alone for part in parts) or (sign == "," and self._commas_asked)):
+            elif self._asks(sign, parts):
                 return (
                     f"does {shown(piece)} hold one tag or {len(parts)}? Say --separator '{sign}' for {len(parts)}, "
                     "or --separator ';' for one."
                 )
         return (piece,)
 
+    def _asks(self, sign: str, parts: Sequence[str]) -> bool:
+        alone = all(part in self._alone for part in parts)
+        if sign in _JOINING:
+            return alone and self._likely[sign]
+        return alone or self._likely[sign] or (sign == "," and self._commas_asked)
+
 
 def _listed(field: str) -> tuple[str, ...] | str | None:
     """The items of a field in brackets, as JSON, Python, numpy and databases write lists; None where it is none."""
-    if len(field) < 2 or _BRACKETS.get(field[0]) != field[-1]:
+    if _HASHES.fullmatch(field):
+        return tuple(re.findall(r"#([^\s#,;|]+)", field))
+    call = _CALL.fullmatch(field) if len(field) < _LONGEST_CALL else None
+    field = call[1] if call else field
+    quoted = field[:1] in ("'", '"') and field[0] == field[-1]
+    if len(field) < 2 or not (quoted or _BRACKETS.get(field[0]) == field[-1]):
         return None
-    within = field[1:-1].strip()
+    within = field if quoted else field[1:-1].strip()
     if field[0] == "[" and '"' in within:
         try:
             items = json.loads(field)
@@ -145,6 +182,8 @@ def _listed(field: str) -> tuple[str, ...] | str | None:
     while at < len(within) and (found := _ITEM.match(within, at)):
         items.append(found[1] if found[1] is not None else found[2])
         at = found.end()
+    if quoted and at < len(within):
+        return None
     if at < len(within):
         return f"the list {shown(field)} can't be read; write tags as dog;cat."
     return tuple(items)
@@ -215,7 +254,7 @@ class Speller:
 
     def _find(self, tag: str) -> str | None:
         if self.known is None:
-            return None if tag.lower() == "background" or CONTROL.search(tag) else tag
+            return None if tag.lower().strip("_") == "background" or CONTROL.search(tag) else tag
         if tag in self._names:
             return tag
         if len(tag) > _LONGEST_HINTED:
@@ -234,6 +273,14 @@ class Speller:
         if len(tag) > _LONGEST_HINTED:
             return f"{where}: unknown tag {shown(tag)}{often}."
         return f"{where}: unknown tag {shown(tag)}{often}; the closest class is {self.known.closest(tag)!r}."
+
+
+def codes(tags: Iterable[str]) -> str:
+    """What tags are that are no words: "numbers", or "codes" (ImageNet's, Open Images', Wikidata's); else empty."""
+    own = tuple(tags)
+    if not own or not all(map(_CODES.fullmatch, own)):
+        return ""
+    return "codes" if any(tag[0].isalpha() or tag[0] == "/" for tag in own) else "numbers"
 
 
 def photographs(count: int) -> str:
