@@ -401,6 +401,83 @@ def test_few_bits_in_a_32_bit_tiff(tmp_path, bits):
     assert images.read_image(saved(tmp_path, "a.tif", values))[0, :, 0].tolist() == [0, 128, 255]
 
 
+def _color_png(values):
+    """An RGB or RGBA PNG of 16 bits, written by hand."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def _tiff(values, bits, kind, packed):
+    """A TIFF of one strip, written by hand. Args: kind: 1 whole numbers, 2 signed, 3 floats; packed: deflated."""
+    height, width, channels = values.shape
+    data = zlib.compress(values.tobytes()) if packed else values.tobytes()
+    color = 2 if channels > 2 else 1
+    rows = [(256, [width]), (257, [height]), (258, [bits] * channels), (259, [8 if packed else 1]), (262, [color]),
+            (273, [200]), (277, [channels]), (278, [height]), (279, [len(data)]), (339, [kind] * channels)]  # fmt: skip
+    place, far, table = 10 + 12 * len(rows) + 4, b"", b""
+    for tag, numbers in rows:
+        short = struct.pack(f"<{len(numbers)}H", *numbers)
+        where = short.ljust(4, b"\0") if len(short) <= 4 else struct.pack("<I", place + len(far))
+        far += short if len(short) > 4 else b""
+        table += struct.pack("<HHI", tag, 3, len(numbers)) + where
+    head = b"II*\0" + struct.pack("<IH", 8, len(rows)) + table + struct.pack("<I", 0) + far
+    return head.ljust(200, b"\0") + data
+
+
+@pytest.mark.parametrize(
+    ("form", "bits"),
+    [(form, bits) for form in ("png", "tif", "packed tif") for bits in (8, 10, 12, 14)]
+    + [("png with alpha", bits) for bits in (10, 12, 14)],
+)
+def test_few_bits_in_16_of_each_color_are_seen(tmp_path, form, bits):
+    image = photograph().copy()
+    image[0, 0] = 255
+    values = np.rint(image / 255 * (2**bits - 1)).astype(np.uint16)
+    if form == "png with alpha":
+        values = np.dstack([values, np.full(image.shape[:2], 2**bits - 1, np.uint16)])
+    path = tmp_path / f"a.{form[-3:] if 'tif' in form else 'png'}"
+    path.write_bytes(_color_png(values) if "png" in form else _tiff(values.astype("<u2"), 16, 1, "packed" in form))
+    found = images.read_image(path)
+    assert np.abs(found.astype(int) - image).max() <= 1
+    with Image.open(path) as opened:
+        assert np.array_equal(images.read_image(opened), found)
+
+
+def test_what_is_seen_as_black_or_cut_off_is_said(tmp_path, caplog):
+    images.read_image(saved(tmp_path, "dark.png", photograph() // 16))
+    assert "dark.png: the brightest of its values is 15 of 255" in caplog.text
+    caplog.clear()
+    heights = photograph()[..., :1].astype("<f4") - 100
+    Image.fromarray(heights[..., 0]).save(tmp_path / "heights.tif")
+    images.read_image(tmp_path / "heights.tif")
+    assert "heights.tif: values below 0 are read as 0" in caplog.text
+    caplog.clear()
+    images.read_image(saved(tmp_path, "a.png", photograph()))
+    assert not caplog.text
+
+
+def test_a_tiff_that_is_no_picture_is_called_so(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(_tiff(photograph().astype("<f4"), 32, 3, False))
+    with pytest.raises(DataError, match="a TIFF of pixels that can't be read"):
+        images.read_image(path)
+
+
+def test_infrared_that_is_bright_everywhere_is_no_transparency(tmp_path, caplog):
+    image = photograph(60, 80)
+    for name, alpha in (("infrared.png", 128 + image[..., 0] // 2), ("even.png", np.full((60, 80), 130, np.uint8))):
+        caplog.clear()
+        found = images.read_image(saved(tmp_path, name, np.dstack([image, alpha])))
+        assert np.array_equal(found, image) and name in caplog.text
+
+
 def test_a_photograph_under_its_alpha_channel_is_seen_and_it_is_said(tmp_path, caplog):
     """Infrared, or a mask, as a fourth channel: laid over white the photograph would fade."""
     image = photograph(60, 80)
@@ -457,7 +534,7 @@ def test_errors_of_files_say_what_came(tmp_path):
     cases = {
         tmp_path / "missing.jpg": "there is no file .*; check the path",
         tmp_path / "text.jpg": "is damaged or no image; expected a JPEG, PNG",
-        tmp_path / "empty.jpg": "is damaged or no image; expected a JPEG, PNG",
+        tmp_path / "empty.jpg": "is empty; expected a JPEG, PNG",
         tmp_path: "is no regular file; expected an image file",
     }
     for path, words in cases.items():

@@ -18,9 +18,10 @@ import math
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -59,7 +60,16 @@ _NO_FILE = "in memory"
 _BAND_PIXELS = 2**20
 _DEPTHS = (8, 10, 12, 14, 16, 24, 31, 32)
 _EXTRA_SAMPLES = 338
-_ALPHA_LOOK, _ALPHA_SHARE, _ALPHA_CONTENT = 512, 0.005, 12.0
+_ALPHA_LOOK, _ALPHA_SHARE, _ALPHA_CONTENT, _ALPHA_PARTIAL = 512, 0.005, 12.0, 0.5
+_NEARLY_BLACK, _FEW_BITS = 20, 64
+_LOW_BYTES = {
+    f"{mode};16{order}": f"{mode};16{other}"
+    for mode in ("RGB", "RGBA", "RGBX")
+    for order, other in (("B", "L"), ("L", "B"), ("N", "B" if sys.byteorder == "little" else "L"))
+}
+"""Pillow's name of a way to read 16 bits -> the way that takes the other byte of each."""
+_BELOW_ZERO = 0.005
+_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG_START = b"\x89PNG\r\n\x1a\n"
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _GREY_STEPS = {"L;2": 85, "L;4": 17}
@@ -368,7 +378,7 @@ def _told(path: Path | str, wanted: str = "an image") -> Iterator[None]:
         storage.check_machine(path, error)
         raise DataError(f"there is no file {path}; check the path.") from error
     except Image.UnidentifiedImageError as error:
-        raise DataError(f"{path} is damaged or no image; expected {wanted} file.") from error
+        raise DataError(_unknown(path, wanted)) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _too_many_pixels(path) from error
     except OSError as error:
@@ -378,6 +388,22 @@ def _told(path: Path | str, wanted: str = "an image") -> Iterator[None]:
     except Exception as error:
         # Pillow answers damaged bytes with a dozen kinds: struct.error, SyntaxError, ValueError, KeyError, zlib.error
         raise DataError(f"the image {path} is damaged ({error or type(error).__name__}); replace the file.") from error
+
+
+def _unknown(path: Path | str, wanted: str) -> str:
+    """Why a file is not read as an image."""
+    start = b""
+    if isinstance(path, Path):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            start = file.read(4)
+        if not start:
+            return f"{path} is empty; expected {wanted} file."
+    if start in _TIFF_STARTS and wanted != "PNG":
+        return (
+            f"{path} is damaged, or a TIFF of pixels that can't be read (floats in colour, 64 bits, five channels?); "
+            "save it as 8-bit RGB."
+        )
+    return f"{path} is damaged or no image; expected {wanted} file."
 
 
 def _regular(path: Path | str) -> io.BufferedIOBase:
@@ -437,7 +463,53 @@ def _oriented_size(image: Image.Image, orientation: int) -> tuple[int, int]:
 
 
 def _as_rgb(path: Path | str, image: Image.Image) -> Image.Image:
-    """Decode, and convert any pixel kind to RGB."""
+    """Decode, and convert any pixel kind to RGB; warns where it is nearly black."""
+    file, tiles = getattr(image, "fp", None), list(getattr(image, "tile", ()))
+    found = _converted(path, image)
+    top = max(high for _, high in cast(list[tuple[int, int]], found.getextrema()))
+    deep = _deep(image, file, tiles) if top < _FEW_BITS else None
+    if deep is not None:
+        highest = int(deep.max())
+        depth = next(depth for depth in _DEPTHS if highest < 2**depth)
+        found = Image.fromarray(np.rint(deep * (255 / (2**depth - 1))).astype(np.uint8))
+        top = round(highest * 255 / (2**depth - 1))
+    if top < _NEARLY_BLACK:
+        log.warning(
+            "%s: the brightest of its values is %d of 255, so it is seen as black; if it holds fewer bits than its "
+            "format, save it with 8.",
+            path,
+            top,
+        )
+    return found
+
+
+def _deep(image: Image.Image, file: Any, tiles: Sequence[Any]) -> np.ndarray | None:
+    """The whole values of colours of 16 bits, of which Pillow keeps the high byte: decoded again for the low one."""
+    kinds = {_raw_of(tile) for tile in tiles}
+    kind = kinds.pop() if len(kinds) == 1 else ""
+    if (
+        file is None
+        or getattr(file, "closed", False)
+        or kind not in _LOW_BYTES
+        or image.mode not in ("RGB", "RGBA", "RGBX")
+    ):
+        return None
+    file.seek(0)
+    with Image.open(file, formats=(image.format or "",)) as again:
+        other = _LOW_BYTES[kind]
+        again.tile = [
+            tile._replace(args=(other, *tile.args[1:]) if isinstance(tile.args, tuple) else other)
+            for tile in again.tile
+        ]
+        low = np.asarray(again)[..., :3]
+    return np.asarray(image)[..., :3].astype(np.uint16) << 8 | low
+
+
+def _raw_of(tile: Any) -> str:
+    return tile[3] if isinstance(tile[3], str) else tile[3][0]
+
+
+def _converted(path: Path | str, image: Image.Image) -> Image.Image:
     image.load()
     if image.mode.startswith(("I", "F")):
         return Image.fromarray(_eight_bits(path, image)).convert("RGB")
@@ -452,15 +524,19 @@ def _as_rgb(path: Path | str, image: Image.Image) -> Image.Image:
 def _alpha_is_data(path: Path | str, image: Image.Image) -> bool:
     """Whether the last channel is no transparency: a photograph, of colours or grey, goes on under what it would hide.
 
-    A cut-out has one colour, or nothing, there; infrared and masks lie over a whole photograph. TIFF says so itself.
+    A cut-out has one colour, or nothing, there; infrared and masks lie over a whole photograph, infrared mostly between
+    clear and opaque. TIFF says so itself.
     """
     if image.mode not in ("RGBA", "LA"):
         return False
     if image.format == "TIFF" and not getattr(image, "tag_v2", {}).get(_EXTRA_SAMPLES):
         return True
     small = np.asarray(image.reduce(max(1, max(image.size) // _ALPHA_LOOK)) if max(image.size) > _ALPHA_LOOK else image)
-    hidden = small[..., -1] < 128
-    if hidden.mean() < _ALPHA_SHARE or small[..., :-1][hidden].std(axis=0).max() < _ALPHA_CONTENT:
+    alpha = small[..., -1]
+    partial = (alpha > 0) & (alpha < 255)
+    hidden = partial if partial.mean() > _ALPHA_PARTIAL else alpha < 128
+    dim = 0 < alpha.max() < _NEARLY_BLACK and small.max() < _NEARLY_BLACK  # fewer bits than the format's, in each
+    if not dim and (hidden.mean() < _ALPHA_SHARE or small[..., :-1][hidden].std(axis=0).max() < _ALPHA_CONTENT):
         return False
     log.warning(
         "%s: a photograph goes on under its alpha channel, so that is no transparency (infrared, a mask?); its colours "
@@ -486,6 +562,8 @@ def _eight_bits(path: Path | str, image: Image.Image) -> UInt8[np.ndarray, "H W"
         values = values.view(np.uint32) if bits == 32 and not signed else values
         highest = max(int(np.max(values[band], initial=0)) for band in bands)
         top = next((2**depth - 1 for depth in _DEPTHS if highest < 2**depth), 2**32 - 1)
+    if sum(int((values[band] < 0).sum()) for band in bands) > _BELOW_ZERO * values.size:
+        log.warning("%s: values below 0 are read as 0; save it with values from 0 on.", path)
     grey = np.empty(values.shape, np.uint8)
     for band in bands:
         finite = np.where(np.isfinite(values[band]), values[band], 0)
