@@ -545,6 +545,11 @@ class PredictConfig(Section):
         1024, OURS, "longer images are cut into overlapping windows of this side, pixels", low=32, high=16384
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.scales:
+            raise ConfigError("predict.scales is empty; expected at least one scale, such as [1.0].")
+
 
 @dataclass(frozen=True)
 class Config:

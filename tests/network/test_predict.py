@@ -89,7 +89,7 @@ def test_the_crf_follows_the_mean(predictor):
 def test_the_card_says_the_second_protocol(predictor):
     assert predictor.full == Protocol((0.75, 1.0), flip=True, crf=True)
     with pytest.raises(ConfigError, match=r"predict.scales is empty"):
-        predict.full_protocol(PredictConfig(scales=()))
+        PredictConfig(scales=())
 
 
 def test_it_learned_from_the_pseudo_masks(predictor, items):

@@ -86,6 +86,54 @@ def test_masks_that_are_nowhere_are_never_status_0(tree, tmp_path, capsys):
     assert "data.masks" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+def held_out(tree, tags=None, part="val"):
+    given = ["--val-images", str(tree / "images" / part), "--val-tags", str(tags or tree / f"{part}.csv")]
+    return [*given, "--val-masks", str(tree / "masks" / part)]
+
+
+def test_what_is_left_out_of_the_held_out_list_is_told(tree, made, tmp_path, capsys):
+    """Two of three held-out photographs were not there, and the score of the third was called the network's."""
+    text = (tree / "val.csv").read_text().splitlines()
+    (tmp_path / "val.csv").write_text("\n".join([*text, "missing.png,cup"]))
+    for command in ("run", "evaluate"):
+        folder = Path(shutil.copytree(made, tmp_path / command))
+        given = [command, str(folder), *flags(tree, tree / "masks" / "train"), *held_out(tree, tmp_path / "val.csv")]
+        assert main(given) == 1, command
+        told = capsys.readouterr().err
+        assert "held-out list: left out: val.csv:4: there is no image file" in told and "1 photograph of the" in told
+
+
+def test_held_out_photographs_without_masks_or_that_were_learned_from_are_told(tree, made, tmp_path, capsys):
+    given = [*flags(tree, tree / "masks" / "train")]
+    assert main(["plan", str(made), *given, *held_out(tree)[:4]]) == 0
+    assert "held-out photographs have no truth masks, so nothing is evaluated on them" in capsys.readouterr().err
+    assert main(["plan", str(made), *given, *held_out(tree, part="train")]) == 0
+    assert "the network learns from 8 of 8 photographs that are held out" in capsys.readouterr().err
+    assert main(["plan", str(made), *given, *held_out(tree)]) == 0
+    assert "held-out" not in capsys.readouterr().err
+    for alone in (held_out(tree)[2:4], held_out(tree)[4:]):
+        assert main(["plan", str(made), *given, *alone]) == 2
+        assert "validation.images is empty; say where the held-out images are" in capsys.readouterr().err
+
+
+def test_truth_without_background_and_labels_without_tags_are_told(tree, made, tmp_path, capsys):
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    no_ground = changed(tree, tmp_path / "no_ground", lambda mask: np.where(mask == 0, 255, mask).astype(np.uint8))
+    assert main(["evaluate", str(run), "--masks", str(no_ground)]) == 0
+    assert "no truth mask holds 0, so no background is scored" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--masks", str(no_ground), "--mask-values", "labels,255=background"]) == 0
+    assert "no truth mask holds 0" not in capsys.readouterr().err
+
+    def smooth(mask):
+        """Resized as a picture is, which makes labels between two labels."""
+        small = Image.fromarray(mask).resize((24, 24), Image.Resampling.BILINEAR)
+        return np.asarray(small.resize((48, 48), Image.Resampling.BILINEAR))
+
+    assert main(["evaluate", str(run), "--masks", str(changed(tree, tmp_path / "smooth", smooth)),
+                 "--mask-values", "labels"]) == 0  # fmt: skip
+    assert "labels more stand in it without their tag" in capsys.readouterr().out
+
+
 def test_a_score_says_what_it_scored_and_what_it_was_compared_with(tree, made, tmp_path, capsys):
     (before,) = json.loads((made / "metrics.json").read_text())["evaluations"]
     held, carried = map(sum, zip(*before["tags"].values(), strict=True))

@@ -169,7 +169,10 @@ def _check(run: Run) -> int:
     from vpl.judge import check
 
     print(check.look(run))
-    return 1 if run.dataset.problems else 0
+    unseen = run.validation_list
+    for line in (*(unseen.problems if unseen else ()), *run.doubts_of_validation()):
+        print(f"held-out list: {line}")
+    return 1 if run.dataset.problems or (unseen and unseen.problems) else 0
 
 
 def _fitting(given: argparse.Namespace, config: Config) -> Config:
@@ -192,10 +195,13 @@ def _steps_given(given: argparse.Namespace) -> bool:
 
 
 def _tell_of_the_list(run: Planned) -> None:
+    unseen = run.validation_list
     for kind, lines in (
         ("left out", run.dataset.problems),
         ("warning", run.dataset.warnings),
         ("note", run.dataset.notes),
+        ("held-out list: left out", unseen.problems if unseen else ()),
+        ("held-out list: warning", run.doubts_of_validation()),
     ):
         for line in lines:
             say(f"{kind}: {line}", aside=True)
@@ -231,14 +237,16 @@ def _close(run: Planned, out: str | None) -> int:
         say(f"network in {run.folder / 'network'}: vpl predict {run.folder} --images DIR --out DIR")
     if (run.folder / "report.html").exists():
         say(f"report in {run.folder / 'report.html'}")
-    problems = len(run.dataset.problems)
+    unseen = run.validation_list
+    problems = len(run.dataset.problems) + (len(unseen.problems) if unseen else 0)
     for failure in run.failures.values():
         say(f"skipped {failure.id}: {failure.reason}", aside=True)
     if all(sample.id in run.failures for sample in run.dataset.samples):
         say("vpl: none of the images could be used; mend the first one above.", aside=True)
         return 2
     if run.failures or problems:
-        left = f"{count_of(run.dataset.left_out, 'photograph')} of the list left out"
+        left_out = run.dataset.left_out + (unseen.left_out if unseen else 0)
+        left = f"{count_of(left_out, 'photograph')} of the list left out"
         skipped = count_of(len(run.failures), "image")
         say(f"{skipped} skipped, {left} ({count_of(problems, 'line')}, see above).", aside=True)
     if run.unscored:

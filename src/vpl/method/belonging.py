@@ -70,7 +70,19 @@ class Belonging:
         worst = [self._of(number) for number in rare[:SHOWN]]
         more = f"; and {len(rare) - SHOWN} classes more" if len(rare) > SHOWN else ""
         named = f": {'; '.join(worst)}{more}" if worst else ""
-        return f"{found} of the {total} tags occur in the truth of their photographs{named}"
+        astray = sum(self.astray)
+        besides = (
+            f"; {astray} labels more stand in it without their tag" if self.together and 2 * astray > found else ""
+        )
+        return f"{found} of the {total} tags occur in the truth of their photographs{named}{besides}"
+
+    def doubt(self) -> str:
+        """What may be a mistake where masks and tags belong together; "" where nothing is."""
+        if self.labels[0] or not self.labels[IGNORE]:
+            return ""
+        return (
+            "no truth mask holds 0, so no background is scored; if 255 marks it, --mask-values labels,255=background."
+        )
 
     def _of(self, number: int) -> str:
         held, carried = self.hold[number], self.carry[number]

@@ -32,7 +32,7 @@ from vpl.config import PredictConfig
 from vpl.edges import images
 from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
-from vpl.errors import ConfigError, DataError, ModelError
+from vpl.errors import DataError, ModelError
 from vpl.machine import device_of, out_of_memory
 from vpl.method import crf, looks
 from vpl.method.belonging import Belonging, Counting
@@ -322,13 +322,7 @@ def evaluate(
 
 
 def full_protocol(config: PredictConfig) -> Protocol:
-    """The second protocol of METHOD.md 6, as `predict` of the configuration says.
-
-    Raises:
-        ConfigError: there are no scales.
-    """
-    if not config.scales:
-        raise ConfigError("predict.scales is empty; expected at least one scale, such as [1.0].")
+    """The second protocol of METHOD.md 6, as `predict` of the configuration says."""
     return Protocol(config.scales, config.flip, config.crf)
 
 

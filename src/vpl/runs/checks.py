@@ -103,6 +103,8 @@ def check_truth(samples: Sequence[Sample], data: DataConfig, classes: ClassSet, 
     belonging = counting.result()
     if not belonging.together:
         raise DataError(belonging.refusal(data.masks or data.images))
+    if doubt := belonging.doubt():
+        log.warning("%s: %s", data.masks or data.images, doubt)
 
 
 def _fitting(sample: Sample) -> UInt8[np.ndarray, "H W"] | str | None:

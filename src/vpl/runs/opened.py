@@ -230,7 +230,7 @@ class Opened(Planned):
 
     def take(self, planned: Planned) -> None:
         """Take the lists over that were opened for this run's plan."""
-        self._dataset, self._held_out = planned._dataset, planned._held_out
+        self._dataset, self._validation = planned._dataset, planned._validation
 
     def usable(self, plan: Plan) -> list[Sample]:
         """The samples that have not failed."""

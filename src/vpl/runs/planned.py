@@ -15,6 +15,7 @@ from vpl.classes import scenes as scene_classes
 from vpl.clip.places import files_of
 from vpl.config import Config, DataConfig
 from vpl.edges.datasets import Dataset, Sample, open_dataset
+from vpl.edges.tags import photographs
 from vpl.errors import ConfigError, RunError, VplError
 from vpl.progress import Progress, silent
 from vpl.runs import inventory
@@ -73,7 +74,7 @@ class Planned(RunFolder):
         super().__init__(folder, config, leads=leads)
         self.image_workers, self.progress, self.relearn = workers, progress, relearn
         self._dataset: Dataset | None = None
-        self._held_out: tuple[Sample, ...] | None = None
+        self._validation: Dataset | None = None
         self._contents: Contents | None = None
         self.passing: dict[str, str] = {}
         self._content_of: dict[str, str] = {}
@@ -95,7 +96,8 @@ class Planned(RunFolder):
         self._note_rest_of_time()
         self.note_failures()
         if self._contents is not None and self._dataset is not None:
-            self._contents.close(inventory.files_of([*self._dataset.samples, *(self._held_out or ())]))
+            unseen = self._validation.samples if self._validation else ()
+            self._contents.close(inventory.files_of([*self._dataset.samples, *unseen]))
             self.state.close(one.id for one in self._dataset.samples)
         else:
             self.state.close()
@@ -115,10 +117,38 @@ class Planned(RunFolder):
     @property
     def validation(self) -> tuple[Sample, ...]:
         """The samples of [validation]."""
-        if self._held_out is None:
-            given = self.config.validation
-            self._held_out = dataset_of(given, self.classes).samples if given.images else ()
-        return self._held_out
+        return self.validation_list.samples if self.validation_list else ()
+
+    @property
+    def validation_list(self) -> Dataset | None:
+        """The list of [validation]; None where there is none.
+
+        Raises:
+            ConfigError: tags or masks are given, and no photographs.
+        """
+        given = self.config.validation
+        if not given.images and (given.tags or given.masks):
+            raise ConfigError("validation.images is empty; say where the held-out images are (--val-images FOLDER).")
+        if self._validation is None and given.images:
+            self._validation = dataset_of(given, self.classes)
+        return self._validation
+
+    def doubts_of_validation(self) -> list[str]:
+        """What may be a mistake in the held-out list."""
+        if self.validation_list is None:
+            return []
+        doubts = list(self.validation_list.warnings)
+        if not self.held_out and not self.config.validation.masks:
+            doubts.append(
+                "held-out photographs have no truth masks, so nothing is evaluated on them; give --val-masks."
+            )
+        own = {str(sample.image) for sample in self.dataset.samples}
+        if known := sum(str(sample.image) in own for sample in self.held_out):
+            doubts.append(
+                f"the network learns from {known} of {photographs(len(self.held_out))} that are held out, so its "
+                "scores don't tell what it does with others."
+            )
+        return doubts
 
     @property
     def classes(self) -> ClassSet:
