@@ -73,6 +73,15 @@ def test_what_is_left_out_is_named(photos):
     assert "a.jpg, has the same name but for its suffix" in told["a.png"]
 
 
+def test_names_that_a_disk_may_not_tell_apart_are_one(tmp_path):
+    for name in ("a.png", "A.png", "day1/b.png", "day2/B.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    found = sources.read([tmp_path / name for name in ("A.png", "a.png", "day1/b.png", "day2/B.png")])
+    assert [one.name for one in found.found] == ["A", "day1/b", "day2/B"]
+    assert "but for capitals or Unicode forms, which not every disk tells apart" in found.left_out[0][1]
+
+
 def test_what_vpl_has_made_below_is_no_photograph(photos):
     made = outputs.Made(photos / "day1" / "deep")
     made.begin(["x.png"])

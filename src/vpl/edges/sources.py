@@ -16,6 +16,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -207,7 +208,7 @@ def _apart(found: list[Found]) -> list[Found]:
     names: dict[str, set[str]] = {}
     for one in found:
         if isinstance(one.image, Path):
-            names.setdefault(one.name, set()).add(os.path.realpath(one.image.parent))
+            names.setdefault(_folded(one.name), set()).add(os.path.realpath(one.image.parent))
     if all(len(places) < 2 for places in names.values()):
         return found
     whole = {id(one): one.image.parent.resolve() / one.image.name for one in found if isinstance(one.image, Path)}
@@ -221,15 +222,24 @@ def _apart(found: list[Found]) -> list[Found]:
 
 
 def _each_once(found: list[Found]) -> tuple[list[Found], list[tuple[str, str]]]:
-    """The first of each name; another file of the same name is left out, the same file again is not told."""
+    """The first of each name, folded as the least exact disk would: case and Unicode form aside; another file of that
+    name is left out, the same file again is not told."""
     kept: dict[str, Found] = {}
     doubles = []
     for one in found:
-        first = kept.setdefault(one.name, one)
+        first = kept.setdefault(_folded(one.name), one)
         if first is not one and not (isinstance(one.image, (str, Path)) and one.image == first.image):
-            reason = f"another image, {first.where}, has the same name but for its suffix; rename one."
-            doubles.append((one.where, reason))
+            but = (
+                "its suffix"
+                if one.name == first.name
+                else "capitals or Unicode forms, which not every disk tells apart"
+            )
+            doubles.append((one.where, f"another image, {first.where}, has the same name but for {but}; rename one."))
     return list(kept.values()), doubles
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _stem(name: str) -> str:

@@ -248,7 +248,7 @@ def load(path: str | Path, clip: FrozenClip | str | Path | None = None, device: 
         weights = load_file(folder / WEIGHTS_FILE)
     except OSError as error:
         raise ModelError(
-            f"{path} holds no trained network ({type(error).__name__}: {error}); expected a run folder in which "
+            f"{path} holds no trained network ({error.strerror or error}); expected a run folder in which "
             "vpl train has finished."
         ) from error
     except UnicodeDecodeError as error:
