@@ -16,7 +16,7 @@ import numpy as np
 
 from vpl.config import Config, preset, quality
 from vpl.edges import images, sheet
-from vpl.edges.outputs import Made
+from vpl.edges.outputs import Made, check_new_or_ours
 from vpl.errors import RunError
 from vpl.judge import checkup
 from vpl.pages import report
@@ -119,6 +119,7 @@ def demo(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RunError(f"{folder} can't be made ({error.strerror}); name another folder.") from error
+    check_new_or_ours(folder)
     journal = Made(folder)
     journal.begin([SHEET])
     for seed in seeds:

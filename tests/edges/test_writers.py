@@ -153,7 +153,14 @@ def test_tables_of_an_ablation_and_the_sheet_of_a_demo_replace_nothing_else(tmp_
     status = main(["ablate", "phi", "--out", str(tmp_path), "--sets", "1", "--count", "2"])
     refused(capsys, status, "phi.csv is there and was not made by vpl")
     (tmp_path / "contact-sheet.png").write_text("mine")
+    refused(capsys, main(["demo", "--out", str(tmp_path)]), "holds files that vpl did not make there (contact-sheet")
+    (tmp_path / outputs.NAME).touch()
     refused(capsys, main(["demo", "--out", str(tmp_path)]), "contact-sheet.png is there and was not made by vpl")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.jpg").write_text("mine")
+    refused(capsys, main(["demo", "--out", str(photos)]), "holds files that vpl did not make there (a.jpg)")
+    assert sorted(one.name for one in photos.iterdir()) == ["a.jpg"]
     assert (tmp_path / "phi.csv").read_text() == (tmp_path / "contact-sheet.png").read_text() == "mine"
 
 

@@ -13,6 +13,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from vpl.edges.names import listing
 from vpl.errors import DataError, RunError
 
 NAME = ".vpl-made.jsonl"
@@ -41,6 +42,19 @@ def check_apart(outputs: Iterable[Path], inputs: Iterable[str | Path]) -> None:
                 f"{folder} is a folder that is read from, where what is written could take the names of your files; "
                 "name another folder."
             )
+
+
+def check_new_or_ours(folder: Path) -> None:
+    """Refuse to fill a folder with folders where other files lie.
+
+    Raises:
+        RunError: the folder is neither empty nor one with a journal of ours.
+    """
+    strangers = [one for one in listing(folder) if one != NAME] if folder.is_dir() else []
+    if strangers and not (folder / NAME).exists():
+        raise RunError(
+            f"{folder} holds files that vpl did not make there ({strangers[0]}); name a new or an empty folder."
+        )
 
 
 def check_no_run(folder: Path) -> None:
