@@ -19,6 +19,7 @@ from PIL import Image
 
 from vpl import build
 from vpl.classes import scenes as scene_classes
+from vpl.cli import main
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, preset
 from vpl.edges import images
@@ -307,7 +308,7 @@ def test_one_more_photograph_is_looked_at_and_pictured_alone(drawn, tmp_path, mo
 QUIET = "import sys; from vpl.cli import main; status = main(sys.argv[1:]); print(status, 'torch' in sys.modules)"
 
 
-def test_nothing_to_do_is_said_without_torch(drawn, tmp_path):
+def test_nothing_to_do_is_said_without_torch(drawn, tmp_path, capsys):
     case, run = Case.of(drawn, tmp_path), tmp_path / "run"
     case.values |= {"train.steps": 0, "data.untagged": "background"}
     case.run(run)
@@ -331,7 +332,12 @@ def test_nothing_to_do_is_said_without_torch(drawn, tmp_path):
     whole = memory.read_text()
     for other in ("{", "{}", whole.replace('"hash"', '"hsah"'), whole.replace("pocket", "socket")):
         memory.write_text(other)
-        assert said("plan", str(run))[::2] == ["nothing to do", "0 True"], "what is not remembered is read"
+        with Planned(run, case.config()) as planned, pytest.raises(Unread):
+            planned.plan(("report",))
+        capsys.readouterr()
+        assert main(["plan", str(run)]) == 0 and capsys.readouterr().out.startswith("nothing to do\n"), "it is read"
+    memory.write_text("{")
+    assert said("plan", str(run))[::2] == ["nothing to do", "0 True"]
     memory.write_text(whole)
     assert said("plan", str(run), "--set", "clip.mean=[0.4,0.4,0.4]")[-1] == "0 True"
 

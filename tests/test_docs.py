@@ -101,7 +101,7 @@ def workshop(tmp_path_factory) -> Path:
 
 
 PARSED = ("docs/how-to/ways-out.md",)
-"""Its graph takes a minute to make; tests/exports/test_graph.py runs it as the page does."""
+"""Its graph takes a minute to make; tests/exports/test_onnx.py runs it."""
 QUICK = {"train.steps": 2, "train.crop": 32, "decoder.width": 16, "decoder.heads": 2}
 
 
