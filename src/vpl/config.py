@@ -96,12 +96,18 @@ class Section:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        kinds = typing.get_type_hints(type(self))
+        kinds = _kinds(type(self))
         for item in fields(self):
             name = f"{type(self).name}.{item.name}"
             object.__setattr__(
                 self, item.name, _checked(name, getattr(self, item.name), kinds[item.name], item.metadata)
             )
+
+
+@functools.cache
+def _kinds(section: type) -> dict[str, Any]:
+    """The types of a section's fields by their names."""
+    return typing.get_type_hints(section)
 
 
 def _checked(name: str, given: Any, kind: Any, metadata: Mapping[Any, Any]) -> Any:
@@ -594,7 +600,7 @@ class Config:
                 close = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
                 raise ConfigError(f"unknown configuration key {key!r}; the closest one is {close[0]!r}.")
             section, _, name = key.rpartition(".")
-            kind = typing.get_type_hints(type(getattr(self, section) if section else self))[name]
+            kind = _kinds(type(getattr(self, section) if section else self))[name]
             changes.setdefault(section, {})[name] = _checked(key, _parsed(given, kind), kind, self.field(key).metadata)
         top = changes.pop("", {})
         sections: dict[str, Any] = {

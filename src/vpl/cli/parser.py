@@ -6,6 +6,7 @@ Flags of a run's configuration are made from the fields of `config`; every defau
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -383,6 +384,7 @@ def _whole(flag: str, low: int, high: int) -> Callable[[str], int]:
     return read
 
 
+@functools.cache
 def _qualities() -> str:
     costs = {name: Config().with_values(quality(name)).looks.encodings for name in QUALITY}
     return ", ".join(f"{name} {cost:g}" for name, cost in costs.items()) + " encodings for each photograph"
