@@ -21,7 +21,7 @@ from vpl.method.selfself import LIKENESS, dense
 WIDTH, PAD = 36, len(WORDS) + 1
 
 
-def made(**vision):
+def made(text=None, **vision):
     from transformers import SiglipConfig, SiglipModel
 
     sizes = {"hidden_size": WIDTH, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 80}
@@ -29,7 +29,7 @@ def made(**vision):
         vision_config=sizes | {"image_size": 40, "patch_size": 8} | vision,
         text_config={"hidden_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 48,
                      "vocab_size": PAD + 2, "max_position_embeddings": 12, "projection_size": WIDTH,
-                     "pad_token_id": PAD},
+                     "pad_token_id": PAD} | (text or {}),
     )  # fmt: skip
     config._attn_implementation = "eager"
     torch.manual_seed(11)
@@ -222,9 +222,135 @@ def test_what_is_not_read_is_named(folder, tmp_path, config, words):
         FrozenClip.load(changed(folder, tmp_path / "x", **config), device="cpu")
 
 
-def test_files_of_timm_s_towers_are_named(tmp_path):
+def to_open_clip(state):
+    """transformers' keys of a SigLIP respelled as open_clip's, whose image tower is timm's, by plain replacement."""
+    result = {}
+    for key, tensor in state.items():
+        if ".k_proj." in key or ".v_proj." in key:
+            continue
+        if ".q_proj." in key:
+            tensor = torch.cat([state[key.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+        if "head.attention.in_proj_" in key:
+            kind = key.rpartition("_")[2]
+            result[f"visual.trunk.attn_pool.q.{kind}"], result[f"visual.trunk.attn_pool.kv.{kind}"] = (
+                tensor[:WIDTH].clone(), tensor[WIDTH:].clone(),
+            )  # fmt: skip
+            continue
+        if "vision_model.embeddings.position" in key:
+            tensor = tensor[None]
+        side = "image" if key.startswith("vision_model") else "text"
+        for old, new in (
+            ("vision_model.embeddings.patch_embedding", "visual.trunk.patch_embed.proj"),
+            ("vision_model.embeddings.position_embedding.weight", "visual.trunk.pos_embed"),
+            ("vision_model.encoder.layers", "visual.trunk.blocks"),
+            ("vision_model.post_layernorm", "visual.trunk.norm"),
+            ("vision_model.head.probe", "visual.trunk.attn_pool.latent"),
+            ("vision_model.head.attention.out_proj", "visual.trunk.attn_pool.proj"),
+            ("vision_model.head.layernorm", "visual.trunk.attn_pool.norm"),
+            ("vision_model.head.mlp", "visual.trunk.attn_pool.mlp"),
+            ("text_model.embeddings.token_embedding", "text.token_embedding"),
+            ("text_model.embeddings.position_embedding.weight", "text.positional_embedding"),
+            ("text_model.final_layer_norm", "text.ln_final"),
+            ("text_model.head", "text.text_projection"),
+            ("text_model.encoder.layers", "text.transformer.resblocks"),
+            ("self_attn.q_proj.", "attn.qkv." if side == "image" else "attn.in_proj_"),
+            ("self_attn.out_proj", "attn.proj" if side == "image" else "attn.out_proj"),
+            ("layer_norm", "norm" if side == "image" else "ln_"),
+            *([] if side == "image" else [("mlp.fc1", "mlp.c_fc"), ("mlp.fc2", "mlp.c_proj")]),
+        ):
+            key = key.replace(old, new)
+        result[key] = tensor.clone()
+    return result
+
+
+def open_clip_config(**image):
+    return {
+        "model_cfg": {
+            "embed_dim": WIDTH, "init_logit_bias": -10, "custom_text": True,
+            "vision_cfg": {"image_size": 80, "timm_model_name": "vit_base_patch16_siglip_224", "timm_pool": "map",
+                           "timm_model_pretrained": False, "timm_proj": "none"} | image,
+            "text_cfg": {"context_length": 12, "vocab_size": PAD + 2, "width": 24, "heads": 2, "layers": 2,
+                         "hf_tokenizer_name": "timm/ViT-B-16-SigLIP", "no_causal_mask": True, "proj_bias": True,
+                         "tokenizer_kwargs": {"clean": "canonicalize"}, "pool_type": "last", "pad_id": PAD,
+                         "norm_kwargs": {"eps": 1e-6}, "act_kwargs": {"approximate": "tanh"}},
+        },
+        "preprocess_cfg": {"mean": [0.5, 0.5, 0.5], "std": [0.4, 0.5, 0.6]},
+    }  # fmt: skip
+
+
+def open_clip_folder(place, model, words, config):
+    import shutil
+
+    place.mkdir()
+    save_file(to_open_clip(model.state_dict()), place / "open_clip_model.safetensors")
+    (place / "open_clip_config.json").write_text(json.dumps(config))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(words / name, place / name)
+    return place
+
+
+@pytest.mark.parametrize(
+    ("timm", "patch", "act"),
+    [("vit_base_patch16_siglip_224", 16, "gelu"), ("vit_base_patch32_siglip_256", 32, "gelu_pytorch_tanh")],
+)
+def test_open_clip_s_file_of_it_is_transformers_own(folder, tmp_path, timm, patch, act):
+    model = made(
+        {"hidden_act": "gelu_pytorch_tanh"}, num_attention_heads=12, image_size=5 * patch, patch_size=patch,
+        hidden_act=act,
+    )  # fmt: skip
+    place = open_clip_folder(tmp_path / "x", model, folder, open_clip_config(timm_model_name=timm))
+    for given in (place, place / "open_clip_model.safetensors"):
+        clip = FrozenClip.load(given, device="cpu")
+        pixels = pixels_of(clip)
+        with torch.no_grad():
+            image = F.normalize(model.vision_model(pixels).pooler_output, dim=1)
+            ids = torch.tensor([[1, 2, 3, 4, 9, *[PAD] * 7], [10, 9, *[PAD] * 10]])
+            text = F.normalize(model.text_model(ids).pooler_output, dim=1)
+        assert (clip.embed_images(pixels) - image).abs().max() < 1e-5
+        assert (clip.encode_tokens(ids) - text).abs().max() < 1e-5
+        assert (clip.encode_texts(["A photo: of the_dog!", "cat, dog"]) - text).abs().max() < 1e-5
+        assert clip.logit_bias == -9.0 and clip.std == (0.4, 0.5, 0.6) and clip.heads == 12
+
+
+def test_what_open_clip_s_file_does_not_say_is_asked_for(folder, tmp_path):
+    model = made(num_attention_heads=4, image_size=80, patch_size=16, hidden_act="gelu")
+    config = open_clip_config(timm_model_name="vit_little_patch16_siglip_80")
+    place = open_clip_folder(tmp_path / "x", model, folder, config)
+    with pytest.raises(ModelError, match="does not say how many attention heads its towers have or which GELU"):
+        FrozenClip.load(place, device="cpu")
+    clip = FrozenClip.load(place, device="cpu", heads=[4, 2], activation="gelu")
+    with torch.no_grad():
+        image = F.normalize(model.vision_model(pixels_of(clip)).pooler_output, dim=1)
+    assert (clip.embed_images(pixels_of(clip)) - image).abs().max() < 1e-5
+    (place / "open_clip_config.json").unlink()
+    with pytest.raises(ModelError, match=r"put its open_clip_config\.json beside it"):
+        FrozenClip.load(place, device="cpu", heads=[4, 2], activation="gelu")
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value", "words"),
+    [
+        ("vision_cfg", "timm_pool", "avg", "sets vision_cfg.timm_pool to avg"),
+        ("vision_cfg", "timm_model_name", "vit_base_patch32_siglip_256", "its patch is 32, that of the weights is 16"),
+        ("text_cfg", "no_causal_mask", False, "words see those before them alone"),
+        ("text_cfg", "pool_type", "argmax", "sets text_cfg.pool_type to argmax"),
+        ("text_cfg", "tokenizer_kwargs", {"clean": "lower"}, "sets text_cfg.tokenizer_kwargs"),
+        ("text_cfg", "width", 32, "its text width is 32, that of the weights is 24"),
+        ("text_cfg", "heads", "x", "a value or holds one of the wrong kind"),
+    ],
+)
+def test_what_open_clip_s_file_says_of_another_is_refused(folder, tmp_path, part, key, value, words):
+    config = open_clip_config()
+    config["model_cfg"][part][key] = value
+    model = made(num_attention_heads=12, image_size=80, patch_size=16)
+    place = open_clip_folder(tmp_path / "x", model, folder, config)
+    with pytest.raises(ModelError, match=words):
+        FrozenClip.load(place, device="cpu")
+
+
+def test_other_files_of_timm_s_towers_are_named(tmp_path):
     save_file(
         {"visual.trunk.pos_embed": torch.zeros(1), "text.text_projection": torch.zeros(1)}, tmp_path / "x.safetensors"
     )
-    with pytest.raises(ModelError, match=r"an image tower of timm's, as open_clip's files of SigLIP and EVA have"):
+    with pytest.raises(ModelError, match=r"no SigLIP's with its pooling head, as open_clip's files of EVA"):
         FrozenClip.load(tmp_path / "x.safetensors", device="cpu")

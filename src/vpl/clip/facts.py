@@ -51,6 +51,23 @@ _PLAIN = {
     },
 }  # fmt: skip
 """Keys of open_clip's configurations that leave a plain CLIP ViT a plain one; any other that is set makes another."""
+_TIMM = {
+    "vit_base_patch16_siglip_": (12, GELU), "vit_base_patch32_siglip_": (12, GELU_TANH),
+    "vit_large_patch16_siglip_256": (16, GELU), "vit_large_patch16_siglip_384": (16, GELU),
+    "vit_large_patch16_siglip_512": (16, GELU_TANH), "vit_so400m_patch14_siglip_": (16, GELU),
+    "vit_so400m_patch16_siglip_": (16, GELU_TANH), "vit_giantopt_patch16_siglip_": (16, GELU_TANH),
+}  # fmt: skip
+"""Heads and activation of timm's image towers of SigLIP, by the beginning of their names (timm 1.0.31)."""
+_TIMM_EPS = 1e-6
+"""LayerNorm's epsilon in all of them."""
+_TIMM_SIGLIP = {
+    "vision_cfg": {"timm_pool": ("map",), "timm_proj": ("none",)},
+    "text_cfg": {
+        "no_causal_mask": (True,), "proj_bias": (True,), "pool_type": ("last",),
+        "tokenizer_kwargs": ({"clean": "canonicalize"},), "act_kwargs": ({"approximate": "tanh"},),
+    },
+}  # fmt: skip
+"""What open_clip's configurations of SigLIP set, and no plain CLIP's does."""
 _PLAIN_VALUES = {"pool_type": ("tok", "argmax"), "pos_embed_type": ("learnable",), "proj_type": ("linear",)}
 
 log = logging.getLogger("vpl")
@@ -277,6 +294,64 @@ def of_open_clip(file: Path, weights: Mapping[str, Tensor], name: str) -> dict:
     return facts | {
         key: _channels(one, f"{name}: {key} of {file.name}", of_std=key == "std") for key, one in channels.items()
     }
+
+
+def of_timm_siglip(file: Path, weights: Mapping[str, Tensor], name: str) -> dict:
+    """Facts of a SigLIP whose image tower is timm's, by its open_clip_config.json. Heads and activation of that tower
+    are its name's; what the file leaves out of the text tower has open_clip's own default.
+
+    Raises:
+        ModelError: it is not there, holds a value of the wrong kind, or describes other weights or another tower.
+    """
+    if not file.is_file():
+        raise ModelError(
+            f"{name} is a SigLIP of open_clip's, of which the weights don't say all; put its {file.name} beside it."
+        )
+    tree = read_json(file, name)
+    try:
+        model = tree.get("model_cfg", tree)
+        image, text = model["vision_cfg"], model["text_cfg"]
+        for part, known in _TIMM_SIGLIP.items():
+            plain = _PLAIN[part] | {"timm_model_name"}
+            for key, one in model[part].items():
+                if one and (one not in known[key] if key in known else key not in plain):
+                    raise ModelError(
+                        f"{name} is no plain SigLIP: {file.name} sets {part}.{key} to {str(one)[:60]}. Give another."
+                    )
+        if not text.get("no_causal_mask") or text.get("pool_type") != "last":
+            raise ModelError(
+                f"{name} is no plain SigLIP: in {file.name} words see those before them alone, or the last place does "
+                "not stand for the text. Give another."
+            )
+        timm = str(image["timm_model_name"])
+        tower = next((one for start, one in _TIMM.items() if timm.startswith(start)), None)
+        patch = re.search(r"_patch(\d+)_", timm)
+        tanh = (text.get("act_kwargs") or {}).get("approximate") == "tanh"
+        facts = {
+            **({} if tower is None else {"image_heads": tower[0], "image_activation": tower[1]}),
+            "image_eps": _TIMM_EPS,
+            "text_heads": int(text.get("heads", 8)),
+            "text_activation": QUICK if model.get("quick_gelu", False) else GELU_TANH if tanh else GELU,
+            "text_eps": float((text.get("norm_kwargs") or {}).get("eps", 1e-5)),
+            "pad_token": int(text.get("pad_id") or 0),
+            "openai_words": False,
+        }
+        told = {
+            "patch": patch and int(patch[1]), "text width": text.get("width", 512),
+            "text blocks": text.get("layers", 12), "words": text.get("vocab_size", 49408),
+            "context": text.get("context_length", 77), "embedding": model.get("embed_dim"),
+        }  # fmt: skip
+        look = tree.get("preprocess_cfg") or {}
+        channels = {
+            key: _channels(look.get(key, default), f"{name}: {key} of {file.name}", of_std=key == "std")
+            for key, default in (("mean", SIGLIP_MEAN), ("std", SIGLIP_STD))
+        }
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError) as error:
+        raise ModelError(
+            f"{name}: {file.name} lacks a value or holds one of the wrong kind ({reason(error)}); fetch it anew."
+        ) from error
+    _check_sizes(told, weights, file.name, name)
+    return facts | channels
 
 
 def of_file(path: Path, stored: Stored, weights: Mapping[str, Tensor], name: str, said: Said) -> dict:

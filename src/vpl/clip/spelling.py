@@ -1,4 +1,5 @@
-"""Spellings of weights, OpenAI's and transformers' of CLIP, transformers' of SigLIP -> the names of model.py."""
+"""Spellings of weights -> the names of model.py: OpenAI's and transformers' of CLIP, transformers' and open_clip's of
+SigLIP, whose image tower is timm's there."""
 
 from __future__ import annotations
 
@@ -62,7 +63,30 @@ _SIGLIP = _HF | {
     "text_model.head.bias": "text.bias",
     "logit_bias": "bias",
 }
-_ANCHORS = ("visual.class_embedding", "vision_model.embeddings.class_embedding", "vision_model.head.probe")
+_TRUNK = "visual.trunk."
+_TIMM_BLOCK = _OPENAI_BLOCK | {
+    "norm1": "ln1", "attn.qkv.": "qkv.", "attn.proj": "out", "norm2": "ln2", "mlp.fc1": "up", "mlp.fc2": "down",
+}  # fmt: skip
+_TIMM_SIGLIP = {key: one for key, one in _OPENAI.items() if not key.startswith(("visual.", "text_projection"))} | {
+    f"{_TRUNK}patch_embed.proj.weight": "image.patch",
+    f"{_TRUNK}patch_embed.proj.bias": "image.patch_bias",
+    f"{_TRUNK}pos_embed": "image.positions",
+    f"{_TRUNK}norm": "image.ln_post",
+    f"{_TRUNK}blocks": "image.blocks",
+    f"{_TRUNK}attn_pool.latent": "image.pool.probe",
+    f"{_TRUNK}attn_pool.qkv": "image.pool.qkv",
+    f"{_TRUNK}attn_pool.proj": "image.pool.out",
+    f"{_TRUNK}attn_pool.norm": "image.pool.ln2",
+    f"{_TRUNK}attn_pool.mlp.fc1": "image.pool.up",
+    f"{_TRUNK}attn_pool.mlp.fc2": "image.pool.down",
+    "text_projection.weight": "text.projection",
+    "text_projection.bias": "text.bias",
+    "logit_bias": "bias",
+}
+_ANCHORS = (
+    "visual.class_embedding", "vision_model.embeddings.class_embedding", "vision_model.head.probe",
+    f"{_TRUNK}attn_pool.latent",
+)  # fmt: skip
 _TURNED = ("visual_projection.weight", "text_projection.weight", "text_model.head.weight")
 """transformers' projections, which multiply from the left."""
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -82,10 +106,10 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         raise ModelError(
             f"{name} is a CLIP with a ResNet image encoder; expected a vision transformer. Use ViT-B-16 or another ViT."
         )
-    if any(key.startswith("visual.trunk.") for key in state):
+    if _ANCHORS[3] not in state and any(key.startswith(_TRUNK) for key in state):
         raise ModelError(
-            f"{name} has an image tower of timm's, as open_clip's files of SigLIP and EVA have; EVA's is not read "
-            "here; SigLIP is in transformers' format (such as google/siglip-base-patch16-224): give that folder."
+            f"{name} has an image tower of timm's that is no SigLIP's with its pooling head, as open_clip's files of "
+            "EVA have; it is not read here. Give another CLIP."
         )
     if not any(anchor in state for anchor in _ANCHORS):
         raise ModelError(
@@ -95,6 +119,8 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     try:
         if _ANCHORS[0] in state:
             found = _renamed(state, _OPENAI, _OPENAI_BLOCK)
+        elif _ANCHORS[3] in state:
+            found = _renamed(_of_timm(state), _TIMM_SIGLIP, _TIMM_BLOCK)
         else:
             names = _SIGLIP if _ANCHORS[2] in state else _HF
             found = _renamed(_like_openais(state), names, _HF_BLOCK)
@@ -143,6 +169,22 @@ def _renamed(state: Mapping[str, Tensor], names: dict[str, str], inside: dict[st
             result[names[start] + rest] = tensor
         elif key.startswith(roots) and not key.endswith(_BUFFERS):
             result[key] = tensor
+    return result
+
+
+def _of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """open_clip's tensors of a SigLIP with numbers and rows as such, a projection that multiplies from the right, and
+    the pooling head's query beside its keys and values."""
+    shapes = {_ANCHORS[3]: (-1,), "logit_scale": (), "logit_bias": ()}
+    result = {key: tensor.reshape(shapes[key]) if key in shapes else tensor for key, tensor in state.items()}
+    if (positions := f"{_TRUNK}pos_embed") in result:
+        result[positions] = result[positions].squeeze(0)
+    if (projection := "text_projection.weight") in result:
+        result[projection] = result[projection].transpose(0, -1)
+    for kind in ("weight", "bias"):
+        parts = [f"{_TRUNK}attn_pool.{one}.{kind}" for one in ("q", "kv")]
+        if all(part in result for part in parts):
+            result[f"{_TRUNK}attn_pool.qkv.{kind}"] = torch.cat([result.pop(part) for part in parts])
     return result
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+import string
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,9 @@ OPENAI_WORDS = 49408
 """Tokens of CLIP's own vocabulary."""
 _PLAIN = re.compile(r"[ -%'-~]*")
 """Texts that cleaning leaves as they are, but for their blanks: printable ASCII without an ampersand."""
+
+_BARE = str.maketrans("_", " ", string.punctuation.replace("_", ""))
+"""The underscore is a blank, other punctuation is nothing."""
 
 
 def cleaned(text: str) -> str:
@@ -89,13 +93,14 @@ def folder_tokenizer(folder: Path, name: str, context: int, words: int) -> Token
     return tokenize
 
 
-def siglip_tokenizer(folder: Path, name: str, context: int, words: int) -> Tokenize | None:
-    """Token ids as transformers' own tokenizer of the folder gives them, unfilled: SigLIP's (T5's pieces, in small
-    letters, without punctuation) or SigLIP 2's (Gemma's, in small letters). None where there is none.
+def siglip_tokenizer(folder: Path, name: str, context: int, words: int, bare: bool = False) -> Tokenize | None:
+    """Token ids as transformers' own tokenizer of the folder gives them, filled up to the context: SigLIP's (T5's
+    pieces, in small letters, without punctuation) or SigLIP 2's (Gemma's, in small letters). None where there is none.
 
     Args:
         context: most tokens of a text.
         words: rows of the weights' table of words.
+        bare: punctuation is taken out before, as open_clip does it for both; its folders' own tokenizer keeps it.
 
     Raises:
         ModelError: a file is damaged, a package that it needs is missing, or it has more tokens than the weights know.
@@ -122,8 +127,11 @@ def siglip_tokenizer(folder: Path, name: str, context: int, words: int) -> Token
         raise ModelError(f"{name}: its tokenizer has {len(reader)} tokens, its weights know {words}; fetch both anew.")
 
     def tokenize(texts: Sequence[str]) -> Tensor:
+        given = [cleaned(text).lower() for text in texts]
+        if bare:
+            given = [" ".join(text.translate(_BARE).split()) for text in given]
         try:
-            rows = reader([cleaned(text).lower() for text in texts], truncation=True, padding="max_length",
+            rows = reader(given, truncation=True, padding="max_length",
                           max_length=context, return_attention_mask=False)["input_ids"]  # fmt: skip
         except Exception as error:  # as above
             raise broken(f"{name}: its tokenizer", error) from error

@@ -22,6 +22,7 @@ from vpl.clip.facts import (
     of_file,
     of_open_clip,
     of_siglip,
+    of_timm_siglip,
     of_transformers,
     read_json,
     settled,
@@ -193,7 +194,7 @@ def _shards(path: Path, name: str) -> list[str]:
 
 
 def _read_file(path: Path, name: str, said: Said) -> Found:
-    """OpenAI's keys, with open_clip's configuration beside the file or with none."""
+    """OpenAI's keys, with open_clip's configuration beside the file or with none; or open_clip's of a SigLIP."""
     stored = read_tensors(path, name)
     if any(
         key.endswith(("vision_model.embeddings.class_embedding", "vision_model.head.probe")) for key in stored.tensors
@@ -202,7 +203,10 @@ def _read_file(path: Path, name: str, said: Said) -> Found:
     weights = canonical(stored.tensors, name)
     context, words = sizes(weights)["context"], sizes(weights)["words"]
     beside, tokenizer = path.with_name(OPEN_CLIP_CONFIG), None
-    if beside.is_file() and stored.program is None:
+    if "image.pool.probe" in weights:
+        facts = of_timm_siglip(beside, weights, name)
+        tokenizer = siglip_tokenizer(path.parent, name, context, words, bare=True)
+    elif beside.is_file() and stored.program is None:
         facts = of_open_clip(beside, weights, name)
         tokenizer = folder_tokenizer(path.parent, name, context, words)
     else:
