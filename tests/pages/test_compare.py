@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import shutil
 
@@ -175,10 +176,30 @@ def test_rows_without_values_are_hidden_and_axes_named():
     pictures = (compare.Compared("a", ("dog",), (0.4, 0.6), 0.2),)
     names = ("first", "a-run-with-a-very-long-name")
     classes = {"dog": (0.5, 0.4), "boat": (None, None)}
-    page = compare.render(
-        compare.Comparison(names, (), lines, classes, "train: text seeds", "labels", "mIoU", pictures)
+    data = compare.Comparison(
+        names, (), lines, classes, "train: text seeds", "labels", "mIoU", pictures, {"dog": "red"}
     )
+    page = compare.render(data)
     assert "text seeds" in page and "val: network" not in page and "1 row without any value is left out" in page
     assert ">boat<" not in page and "1 of the classes have no value" in page
     assert page.count('class="best"') == 1, "of the class dog; the row is a tie"
     assert ">first, mIoU %<" in page and ">…with-a-very-long-name, mIoU %<" in page
+    assert "No run is ahead: the best have 50.0 % mIoU in text seeds on train." in page
+    assert "compared by its pseudo-masks" in page
+    ahead = dataclasses.replace(data, lines=(compare.Line("train", "text seeds", (0.5, 0.53), (4, 4)),))
+    assert compare.verdict(ahead) == (
+        "a-run-with-a-very-long-name is ahead: 53.0 % mIoU in text seeds on train, 3.0 more than the next."
+    )
+    none = dataclasses.replace(data, lines=(), by_class_of="", measure="agreement with the first run")
+    assert compare.verdict(none).endswith("say the same as those of first on 60 % of the pixels.")
+
+
+def test_images_that_do_not_differ_are_not_said_to():
+    pictures = tuple(
+        compare.Compared(name, ("dog",), (0.4, 0.4 + apart), apart, ("data:image/png;base64,",) * 4)
+        for name, apart in (("changed", 0.2), ("unchanged", 0.0))
+    )
+    data = compare.Comparison(("a", "b"), (), (), {}, "", "labels", "mIoU", pictures, {"dog": "red"})
+    page = compare.render(data)
+    assert "<h3>changed" in page and "<h3>unchanged" not in page and "background:red" in page
+    assert "has the same mIoU in every run" in compare.render(dataclasses.replace(data, pictures=pictures[1:]))

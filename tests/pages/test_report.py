@@ -130,7 +130,7 @@ def test_without_truth_the_page_says_what_can_be_judged(tmp_path):
     assert "no IoU can be computed" in data.absent["evaluation"]
     page = report.render(data)
     assert data.absent["evaluation"] in page
-    assert "judge this run by its pictures" in page
+    assert "No truth masks were given, so there is no score." in page
     assert "Most ignored first" in page and "Worst IoU first" not in page
     assert "How the masks fail" not in page
 
@@ -308,6 +308,7 @@ def test_the_page_looks_first_and_says_what_to_do_next(data, page, own_run):
     )
     steps = report.next_steps(data)
     assert len(steps) == 3 and steps[0].startswith("Tags without a pixel: ") and "(2 more below.)" in steps[0]
+    assert "<code>vpl app RUN</code>" in page
     assert "vpl app RUN" in steps[1] and "vpl run RUN --train" in steps[2]
     review = Review(own_run)
     review.decide("a9", "reject", None, review.of("a9").revision)
@@ -316,3 +317,14 @@ def test_the_page_looks_first_and_says_what_to_do_next(data, page, own_run):
     assert made.reviewed == (("rejected", 1), ("with corrected tags", 1))
     assert "Reviewed so far: 1 rejected, 1 with corrected tags." in report.next_steps(made)[1]
     assert 'class="decided">rejected' in report.render(made)
+
+
+def test_classes_that_occur_nowhere_are_left_out(data):
+    one = data.evaluations[0]
+    last = dataclasses.replace(one.rows[-1], iou=(*one.rows[-1].iou[:-1], None))
+    shown = dataclasses.replace(data, evaluations=(dataclasses.replace(one, rows=(last,)),))
+    assert "1 class occurs neither in the truth nor in these masks and is left out." in report.render(shown)
+    for made, count in ((shown, 0), (data, 1)):
+        section = report.render(made).partition('id="classes"')[2].partition("</section>")[0]
+        tables = section.split("<table")[1:]
+        assert tables[-1].count(f'<th scope="row">{one.classes[-1]}</th>') == count

@@ -32,8 +32,11 @@ from vpl.runs.planned import dataset_of
 from vpl.runs.records import read_metrics
 from vpl.sampling import evenly
 
-STAGES = ("labels", "seeds/crf", "seeds/refined", "seeds/vision", "seeds/text")
-"""Label maps that images are compared by: the first of these that every run has."""
+STAGES = {
+    "labels": "pseudo-masks", "seeds/crf": "refined seeds after the CRF", "seeds/refined": "refined seeds",
+    "seeds/vision": "vision seeds", "seeds/text": "text seeds",
+}  # fmt: skip
+"""Label maps that images are compared by, in words: the first of these that every run has."""
 SAME_KEYS = ("data", "validation")
 """Sections that say where things lie; a difference there is no difference in the method."""
 OF_TRUTH = ("data.masks", "data.mask_values", "validation.masks", "validation.mask_values")
@@ -81,6 +84,7 @@ class Comparison:
         compared: the label maps that images are compared by.
         measure: "mIoU", or "agreement with the first run" without truth.
         pictures: every image that was looked at, those that differ most first; the first ones have cells.
+        colors: class name -> the colour that it has in pictures, as CSS writes it.
     """
 
     names: tuple[str, ...]
@@ -91,6 +95,7 @@ class Comparison:
     compared: str
     measure: str
     pictures: tuple[Compared, ...]
+    colors: dict[str, str]
 
     def __str__(self) -> str:
         width = max([len(f"{one.split}: {one.name}") for one in self.lines] + [24])
@@ -136,6 +141,9 @@ def collect(folders: Sequence[str | Path], pictured: int = PICTURED) -> Comparis
         compared=stage,
         measure=measure,
         pictures=pictures,
+        colors={
+            name: "rgb({}, {}, {})".format(*classes.palette()[place]) for place, name in enumerate(classes.names, 1)
+        },
     )
 
 
@@ -295,6 +303,9 @@ def render(data: Comparison) -> str:
         "compare.html",
         data=data,
         truth=data.measure == "mIoU",
+        verdict=verdict(data),
+        compared=STAGES[data.compared],
+        differing=[one for one in data.pictures if one.cells and one.apart],
         lines=[one for one in data.lines if any(value is not None for value in one.values)],
         by_class={name: values for name, values in data.by_class.items() if any(one is not None for one in values)},
         best=best,
@@ -305,6 +316,26 @@ def render(data: Comparison) -> str:
             if place
         ],
     )
+
+
+def verdict(data: Comparison) -> str:
+    """Which run is ahead, in one or two sentences."""
+    line = next((one for one in data.lines if f"{one.split}: {one.name}" == data.by_class_of), None)
+    if line is None:
+        agreed = [
+            sum(one.scores[place] for one in data.pictures) / len(data.pictures) for place in range(len(data.names))
+        ]
+        told = "" if data.measure == "mIoU" else "".join(
+            f" The masks of {name} say the same as those of {data.names[0]} on {100 * share:.0f} % of the pixels."
+            for name, share in zip(data.names[1:], agreed[1:], strict=True)
+        )  # fmt: skip
+        return "The runs have no score in common, so none is ahead." + told
+    values = [value for value in line.values if value is not None]
+    where, place = f"{line.name} on {line.split}", best(line.values)
+    if place is None:
+        return f"No run is ahead: the best have {100 * max(values):.1f} % mIoU in {where}."
+    ahead = 100 * (max(values) - sorted(values)[-2])
+    return f"{data.names[place]} is ahead: {100 * max(values):.1f} % mIoU in {where}, {ahead:.1f} more than the next."
 
 
 def best(values: Sequence[float | None]) -> int | None:

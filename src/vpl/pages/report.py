@@ -203,25 +203,26 @@ def _reviewed(run: Path) -> tuple[tuple[str, int], ...]:
 
 
 def next_steps(data: ReportData) -> tuple[str, ...]:
-    """What to do next, three lines: what asks for it most, then people's look, then what the run is for."""
+    """What to do next, three lines with commands in backticks: what asks for it most, then people's look, then what the
+    run is for."""
     asking = [f"{name}: {sign.advice}" for name, sign in (*data.signs, *data.with_truth) if sign.advice]
     if not data.exhibits:
-        first = "Make the masks: vpl run RUN."
+        first = "Make the masks: `vpl run RUN`."
     elif asking:
         first = asking[0] + (f" ({len(asking) - 1} more below.)" if len(asking) > 1 else "")
     else:
         first = "No sign asks for anything: look at the worst photographs below."
     told = ", ".join(f"{count:,} {words}" for words, count in data.reviewed)
     second = (
-        f"Reviewed so far: {told}. Go on with vpl app RUN; vpl run RUN takes the decisions in."
+        f"Reviewed so far: {told}. Go on with `vpl app RUN`; `vpl run RUN` takes the decisions in."
         if told
-        else "Look through the masks, reject what is wrong, correct a tag: vpl app RUN, worst first."
+        else "Look through the masks, reject what is wrong, correct a tag: `vpl app RUN`, worst first."
     )
     third = (
-        "Use the network: vpl predict RUN --images PHOTOS --out MASKS; masks go to other tools by vpl export RUN --to "
-        "coco."
+        "Use the network: `vpl predict RUN --images PHOTOS --out MASKS`; masks go to other tools by "
+        "`vpl export RUN --to coco`."
         if data.has_network
-        else "Train the network: vpl run RUN --train; masks go to other tools by vpl export RUN --to coco."
+        else "Train the network: `vpl run RUN --train`; masks go to other tools by `vpl export RUN --to coco`."
     )
     return first, second, third
 
@@ -407,7 +408,11 @@ def headline(data: ReportData) -> str:
             return "Not evaluated yet."
         if data.absent["evaluation"] != _NO_TRUTH:
             return "The truth masks that were named give no scores."
-        return "No truth masks were given: judge this run by its pictures and by the label-free numbers."
+        asking = [name for name, sign in data.signs if sign.advice]
+        told = "Judge this run by its pictures."
+        if asking:
+            told = f"{len(asking)} of {len(data.signs)} signs without truth ask for something, first {asking[0]}."
+        return "No truth masks were given, so there is no score. " + told
     sentences = []
     for one in reversed(data.evaluations):
         best = one.rows[-1]
