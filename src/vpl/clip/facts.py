@@ -60,7 +60,7 @@ _TIMM = {
 """Heads and activation of timm's image towers of SigLIP, by the beginning of their names (timm 1.0.31)."""
 _TIMM_EPS = 1e-6
 """LayerNorm's epsilon in all of them."""
-_TIMM_SIGLIP = {
+_TIMM_SIGLIP: dict[str, dict[str, tuple]] = {
     "vision_cfg": {"timm_pool": ("map",), "timm_proj": ("none",)},
     "text_cfg": {
         "no_causal_mask": (True,), "proj_bias": (True,), "pool_type": ("last",),
