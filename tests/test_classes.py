@@ -178,6 +178,18 @@ def test_wrong_files_are_told(tmp_path, suffix, content, words):
         classes.from_file(written(tmp_path, suffix, content))
 
 
+def test_classes_that_clip_reads_alike(tmp_path):
+    assert ClassSet(("dog", "Dog", "cat")).alike() == (("dog", "Dog"),)
+    assert ClassSet(("dog", "cat", "emu"), ("an animal", "An  Animal", "emu")).alike() == (("dog", "cat"),)
+    assert ClassSet(("caf\u00e9", "cafe\u0301")).alike() == (("caf\u00e9", "cafe\u0301"),)
+    assert classes.voc().alike() == classes.coco().alike() == classes.scenes().alike() == ()
+
+
+def test_a_background_word_that_is_the_words_of_a_class_is_dropped():
+    one = ClassSet(("oak",), ("Tree",), ("sky", "tree"))
+    assert one.background == ("sky",) and one.dropped == ("tree",)
+
+
 def test_files_that_are_none_are_told(tmp_path):
     with pytest.raises(DataError, match=r"can't be read \(No such file or directory\); check the path"):
         classes.from_file(tmp_path / "no.txt")

@@ -9,6 +9,7 @@ import csv
 import difflib
 import re
 import tomllib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class ClassSet:
     Attributes:
         names: C class names, the tags that users write.
         words: C prompt words, what CLIP reads in a name's place; empty: the names.
-        background: B background words; a word that is also a class name is dropped (`dropped` tells which).
+        background: B background words; one that is also a class's name or words is dropped (`dropped` tells which).
         colors: C colours (R, G, B), 0 to 255; empty: the VOC palette.
 
     Raises:
@@ -115,7 +116,7 @@ class ClassSet:
                     f"the class set has {len(names)} names but {len(wanted)} {field_name}; expected one each."
                 )
         palette = voc_palette()
-        known = {name.lower() for name in names}
+        known = {one.strip().lower() for one in (*names, *self.words)}
         object.__setattr__(self, "names", names)
         object.__setattr__(self, "words", tuple(self.words) or names)
         object.__setattr__(self, "colors", tuple(self.colors) or tuple(palette[1 : len(names) + 1]))
@@ -124,6 +125,13 @@ class ClassSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def alike(self) -> tuple[tuple[str, ...], ...]:
+        """Groups of classes whose words are the same to CLIP, which reads small letters alone."""
+        groups: dict[str, list[str]] = {}
+        for name, words in zip(self.names, self.words, strict=True):
+            groups.setdefault(" ".join(unicodedata.normalize("NFC", words).lower().split()), []).append(name)
+        return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
     def index(self, name: str) -> int:
         """The number (from 0) of a class.

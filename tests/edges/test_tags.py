@@ -269,7 +269,9 @@ def test_aliases_and_the_spellings_of_voc_and_coco(tmp_path):
         opened(tmp_path, text, aliases=("hound",))
 
 
-@pytest.mark.parametrize("other", ["café", "cafe\u0301", " café", "café\u200b", "\u00a0café", "\ufeffcafé"])
+@pytest.mark.parametrize(
+    "other", ["café", "cafe\u0301", " café", "café\u200b", "\u00a0café", "\ufeffcafé", "\u202ecafé", "\u2066café\u2069"]
+)
 def test_what_is_certainly_the_same_tag_is_one(tmp_path, other):
     found = opened(tmp_path, f"file_name,tags\na.jpg,café\nb.jpg,{other}\n")
     assert found.classes.names == ("café",) and not found.warnings
@@ -293,6 +295,12 @@ def test_tags_that_look_alike_are_told(tmp_path):
         "the tags 'car' (2 photographs) and 'cars' (1 photograph) look alike; if they are one class, say --alias "
         "'cars=car'.",
     )
+
+
+def test_classes_with_the_same_words_are_told(tmp_path):
+    same = ClassSet(("cat", "dog"), ("animal", "Animal"))
+    found = opened(tmp_path, "file_name,tags\na.jpg,cat\nb.jpg,dog\n", known=same)
+    assert found.warnings[0].startswith("CLIP reads the classes 'cat' and 'dog' alike")
 
 
 @pytest.mark.parametrize(

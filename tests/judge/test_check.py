@@ -197,3 +197,13 @@ def test_times_in_words(seconds, words):
 
 def test_bytes_in_words():
     assert (size(12), size(3_400_000), size(1_240_000_000)) == ("1 MB", "3 MB", "1.2 GB")
+
+
+@pytest.mark.parametrize("command", ["labels", "check"])
+def test_one_class_without_background_words_is_refused_before_anything_is_encoded(tree, tmp_path, capsys, command):
+    name = (tree / "train.csv").read_text().splitlines()[1].partition(",")[0]
+    (tmp_path / "t.csv").write_text(f"file_name,tags\n{name},cup\n")
+    given = ["--images", str(tree / "images/train"), "--tags", str(tmp_path / "t.csv"), "--set", "crf.rounds=1"]
+    status = main([command, str(tmp_path / "run"), *given, "--set", "prompts.background_words=false"])
+    assert status == 2 and "there is one class and no background word" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists(), "no folder is left"

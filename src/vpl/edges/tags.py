@@ -18,7 +18,10 @@ from vpl.classes import SPELLINGS, ClassSet
 from vpl.edges.names import CONTROL, shown
 from vpl.errors import ConfigError
 
-_INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
+_INVISIBLE = dict.fromkeys(
+    map(ord, "\u00ad\u061c\u200b\u200e\u200f\u2060\ufeff\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+)
+"""Letters that are not seen, those that turn the direction of a text among them."""
 _SPACES = re.compile("[ \t\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]+")
 _EMPTY = frozenset({"nan", "none", "null", "n/a", "na", "<na>", "#n/a", "-", "--", "\u2013", "\u2014", "?", "."})
 _BRACKETS = {"[": "]", "(": ")", "{": "}"}

@@ -20,6 +20,7 @@ from vpl.judge.bench import Bench, Shelf
 from vpl.judge.forecast import Forecast, duration
 from vpl.method.regions import tag_ranks
 from vpl.presets import QUALITY
+from vpl.runs import checks
 from vpl.runs.learning import CHANCE_RANK
 from vpl.runs.stages import Run
 from vpl.sampling import evenly
@@ -135,6 +136,7 @@ def look(run: Run, *, ranked: int = RANKED, looked: int = forecast.LOOKED) -> Ch
         VplError: the list or the CLIP can't be used.
     """
     found = of_list(run)
+    checks.check_words(run.config, run.classes)
     rank, count = rank_of(run, ranked)
     expected = forecast.measured(run, looked)
     by_quality = {

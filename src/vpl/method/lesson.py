@@ -26,6 +26,11 @@ from vpl.progress import Progress, silent
 
 Survey = Callable[[int, Float[Tensor, "P D"], float], Regions]
 """Round (from 0), prototypes, and the scale of their cosines -> the regions of all images by their seeds."""
+ALONE = (
+    "there is one class and no background word, so that nothing can be told from it; give background words in the "
+    "classes file, or set prompts.background_words = true."
+)
+"""Of one prototype a softmax is 1 everywhere, and its gradient nothing."""
 
 
 @dataclass(frozen=True)
@@ -115,10 +120,7 @@ def _lesson(
     usable = allowed.any(dim=1)
     if not usable.any():
         if len(text) == 1:
-            raise DataError(
-                "there is one class and no background word, so that nothing can be told from it; give background words "
-                "in the classes file, or set prompts.background_words = true."
-            )
+            raise DataError(ALONE)
         raise DataError(
             f"no region of any image has a text seed above prototypes.phi = {config.phi}; choose a lower one."
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from vpl.edges import images, storage
 from vpl.edges.datasets import Sample
 from vpl.edges.truth import read_truth
 from vpl.errors import DataError, RunError
-from vpl.method import affinities, looks
+from vpl.method import affinities, lesson, looks
 from vpl.method.belonging import Counting
 from vpl.network import card, predict, train
 from vpl.sampling import evenly
@@ -42,12 +42,14 @@ class MissingTruth(DataError):
     """Truth masks were named and none was found: a mistake in a path."""
 
 
-def check_settings(config: Config, stages: Container[str], clip: FrozenClip, classes: ClassSet) -> None:
+def check_settings(config: Config, stages: Collection[str], clip: FrozenClip, classes: ClassSet) -> None:
     """Settings of the stages to come that don't fit together.
 
     Raises:
         ConfigError, ModelError: as looks, training and prediction would.
     """
+    if {"prototypes", "maps", "masks"} & set(stages):
+        check_words(config, classes)
     if "network" in stages:
         train.check(config)
         with torch.random.fork_rng(devices=[]):
@@ -65,6 +67,16 @@ def check_settings(config: Config, stages: Container[str], clip: FrozenClip, cla
                 "the class set has no background words, so looks.makers goes without %s; a classes file may hold some.",
                 ", ".join(left_out),
             )
+
+
+def check_words(config: Config, classes: ClassSet) -> None:
+    """One word alone.
+
+    Raises:
+        DataError: there is one class and no background word.
+    """
+    if len(classes) == 1 and not (classes.background and config.prompts.background_words):
+        raise DataError(lesson.ALONE)
 
 
 def check_truth(samples: Sequence[Sample], data: DataConfig, classes: ClassSet, *, scored: bool) -> None:
