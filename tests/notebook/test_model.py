@@ -98,7 +98,7 @@ def test_results_show_themselves(fitted, tree, rows):
     "images, tags, words",
     [
         ("nowhere.png", ["cup"], "there is no file or folder nowhere.png"),
-        ("*.nothing", ["cup"], "no image file fits"),
+        ("*.nothing", ["cup"], "finds no file; check it"),
         ([], [], "the list of images is empty"),
         (np.zeros((8, 8, 3), np.float32), ["cup"], "image: the image is an array of float32"),
         (np.zeros((8, 8, 3), np.uint8), ["cop"], "image: unknown tag 'cop'; the closest class is 'cup'"),
@@ -112,6 +112,38 @@ def test_results_show_themselves(fitted, tree, rows):
 def test_one_sentence(fitted, images, tags, words):
     with pytest.raises(vpl.VplError, match=words.replace("*", r"\*")):
         fitted.segment(images, tags)
+
+
+GREY = np.zeros((16, 16), np.uint8)
+
+
+def test_texts_of_tags_are_cut_as_those_of_a_table(fitted):
+    for text in ("cup;car", "cup|car", "cup, car", "['cup', 'car']", "cup/car"):
+        assert fitted.segment(GREY, text).tags == ("cup", "car"), text
+    own = vpl.VPL(device="cpu")
+    with pytest.raises(vpl.VplError, match="image: 'cup, car' could be one tag or several; give a list"):
+        own.segment(GREY, "cup, car")
+    assert vpl.VPL(device="cpu").segment(GREY, ["salt, pepper"]).classes.names == ("salt, pepper",)
+
+
+def test_one_class_without_background_words_is_refused():
+    with pytest.raises(vpl.VplError, match="there is one class and no background word"):
+        vpl.VPL(classes=vpl.ClassSet(("cup",), background=()), device="cpu").segment(GREY, "cup")
+
+
+def test_classes_that_clip_reads_alike_are_told(caplog):
+    vpl.VPL(classes=["Cup", "cup"], device="cpu")
+    assert "CLIP reads the classes 'Cup' and 'cup' alike" in caplog.text
+
+
+def test_photographs_of_any_suffix_are_seen_and_what_is_none_is_told(fitted, tmp_path, caplog):
+    Image.fromarray(GREY).save(tmp_path / "a.png")
+    (tmp_path / "a.png").rename(tmp_path / "photo")
+    Image.fromarray(GREY).save(tmp_path / "b.png")
+    (tmp_path / "notes.txt").write_text("mine")
+    found = fitted.segment(tmp_path, {"photo": "cup", "b": "car"})
+    assert [one.name for one in found] == ["b", "photo"]
+    assert "notes.txt" in caplog.text and "left out" in caplog.text
 
 
 def test_without_classes_and_tags_nothing_is_known():

@@ -61,6 +61,13 @@ def test_a_photograph_that_can_not_be_used_is_told(tree, tmp_path):
     assert "1 photograph that can't be used" in repr(found)
 
 
+def test_what_is_left_out_of_a_list_is_told(made, tree, tmp_path, caplog):
+    rows = (tree / "train.csv").read_text() + "none.png,cup\n"
+    (tmp_path / "tags.csv").write_text(rows)
+    vpl.run(shutil.copytree(made.folder, tmp_path / "run"), tags=tmp_path / "tags.csv", device="cpu")
+    assert "left out: tags.csv:6: there is no image file" in caplog.text
+
+
 def test_predictions_of_one_and_of_many(made, tree, tmp_path):
     path = sorted((tree / "images/train").iterdir())[0]
     (tmp_path / "deep/er").mkdir(parents=True)
@@ -111,5 +118,5 @@ def test_a_check_keeps_nothing(tree):
 
 
 def test_an_empty_folder_is_told(made, tmp_path):
-    with pytest.raises(vpl.VplError, match="and its sub-folders hold no images"):
+    with pytest.raises(vpl.VplError, match="holds no images; expected files that end with"):
         vpl.predict(made.folder, tmp_path)

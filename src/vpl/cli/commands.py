@@ -170,8 +170,9 @@ def _check(run: Run) -> int:
 
     print(check.look(run))
     unseen = run.validation_list
-    for line in (*(unseen.problems if unseen else ()), *run.doubts_of_validation()):
-        print(f"held-out list: {line}")
+    for kind, line in run.told_of_lists():
+        if kind.startswith("held-out"):
+            print(f"{kind}: {line}")
     return 1 if run.dataset.problems or (unseen and unseen.problems) else 0
 
 
@@ -195,16 +196,8 @@ def _steps_given(given: argparse.Namespace) -> bool:
 
 
 def _tell_of_the_list(run: Planned) -> None:
-    unseen = run.validation_list
-    for kind, lines in (
-        ("left out", run.dataset.problems),
-        ("warning", run.dataset.warnings),
-        ("note", run.dataset.notes),
-        ("held-out list: left out", unseen.problems if unseen else ()),
-        ("held-out list: warning", run.doubts_of_validation()),
-    ):
-        for line in lines:
-            say(f"{kind}: {line}", aside=True)
+    for kind, line in run.told_of_lists():
+        say(f"{kind}: {line}", aside=True)
 
 
 def _tell(plan: Plan, config: Config) -> None:

@@ -135,11 +135,7 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
                 f"the tags are {' and '.join(known.names)}; if these are parts of a data set, give one of them as "
                 "--images."
             )
-    warnings += [
-        f"CLIP reads the classes {' and '.join(map(shown, group))} alike, so their objects can't be told apart; give "
-        "each words of its own in the classes file, or leave one out."
-        for group in known.alike()
-    ]
+    warnings += tags.told_same(known)
     ids = {name: listed.ids[tag] for tag in listed.ids for name in speller.read([tag], "") if name in known.names}
     meant = Meaning(data.mask_values, f"{data.name}.mask_values", known, ids, _aliases(data.aliases))
     truth = Drawings(existing_file(data.masks, f"{data.name}.masks", "COCO's instances JSON"), meant) if drawn else None

@@ -278,6 +278,15 @@ class Speller:
         return f"{where}: unknown tag {shown(tag)}{often}; the closest class is {self.known.closest(tag)!r}."
 
 
+def told_same(classes: ClassSet) -> list[str]:
+    """A line for each group of classes whose words are the same to CLIP."""
+    return [
+        f"CLIP reads the classes {' and '.join(map(shown, group))} alike, so their objects can't be told apart; give "
+        "each words of its own in the classes file, or leave one out."
+        for group in classes.alike()
+    ]
+
+
 def codes(tags: Iterable[str]) -> str:
     """What tags are that are no words: "numbers", or "codes" (ImageNet's, Open Images', Wikidata's); else empty."""
     own = tuple(tags)

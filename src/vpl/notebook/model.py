@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,18 +25,21 @@ from vpl.clip.dinov2 import FrozenDinov2
 from vpl.clip.model import FrozenClip
 from vpl.config import ClipConfig, Config, quality
 from vpl.edges import images as edge_images
-from vpl.edges.tags import Speller
+from vpl.edges.tags import Speller, told_same
 from vpl.errors import ConfigError, DataError, ModelError, RunError, VplError
 from vpl.judge.bench import Bench, Shelf
+from vpl.method import lesson
 from vpl.method.labeller import Draft, Labeller
 from vpl.method.lesson import Lesson
 from vpl.method.views import View, prepared
-from vpl.notebook.pictures import Pictures, Shot, shots, tags_of
+from vpl.notebook.pictures import Pictures, Shot, shots, split_tags, tags_of
 from vpl.notebook.shown import Segmentation
 from vpl.presets import STANDARD
 from vpl.runs import stored as run_values
 from vpl.runs.files import read_facts, read_prototypes
 from vpl.runs.stream import Batch, Portion, Stream, grid_at, workers_of
+
+log = logging.getLogger("vpl")
 
 SHELF_BYTES = 2**30
 """Features that `fit` keeps in memory between its passes; those beyond are made again."""
@@ -198,9 +202,11 @@ class VPL:
 
     def _views(self, given: list[Shot], one: bool, tags: object) -> tuple[list[tuple[str, ...]], list[View]]:
         """Tags as class names, and the images as encoder and CRF see them."""
-        written = tags_of(tags, given, one)
+        written = split_tags(tags_of(tags, given, one), given, Speller(self.classes, {}))
         if self.classes is None:
-            self.classes = ClassSet(tuple(sorted({tag for some in written for tag in some})))
+            self.classes = _told(ClassSet(tuple(sorted({tag for some in written for tag in some}))))
+        if len(self.classes) == 1 and not (self.classes.background and self.config.prompts.background_words):
+            raise DataError(lesson.ALONE)
         speller = Speller(self.classes, {})
         named = [speller.read(some, shot.name) for some, shot in zip(written, given, strict=True)]
         wrong = speller.problems()
@@ -276,13 +282,19 @@ def _opened(config: ClipConfig, device: str) -> FrozenClip:
 
 def _class_set(given: Classes) -> ClassSet | None:
     if given is None or isinstance(given, ClassSet):
-        return given
+        return given and _told(given)
     if isinstance(given, (str, Path)):
         if not str(given):
             return None
         built_in = {"voc": class_sets.voc, "coco": class_sets.coco, "scenes": class_sets.scenes}
-        return built_in[str(given)]() if str(given) in built_in else class_sets.from_file(given)
-    return ClassSet(tuple(given))
+        return built_in[str(given)]() if str(given) in built_in else _told(class_sets.from_file(given))
+    return _told(ClassSet(tuple(given)))
+
+
+def _told(classes: ClassSet) -> ClassSet:
+    for line in told_same(classes):
+        log.warning("%s", line)
+    return classes
 
 
 def _refuse(_: int, error: VplError) -> None:

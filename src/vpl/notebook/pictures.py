@@ -6,8 +6,7 @@ paths below it without suffix, as a run names its masks. Nothing is decoded here
 
 from __future__ import annotations
 
-import glob
-import os
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +14,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vpl.edges import storage
+from vpl.edges import sources, storage
 from vpl.edges.images import Picture
-from vpl.edges.names import IMAGE_SUFFIXES, is_system
+from vpl.edges.tags import Speller, split_fields
 from vpl.errors import DataError
+
+log = logging.getLogger("vpl")
 
 Pictures = Picture | Iterable[Picture]
 """One photograph, or many: a list of these, a folder, a pattern, an array (N, H, W, 3)."""
@@ -61,34 +62,18 @@ def _is_many(given: str | Path) -> bool:
 
 
 def _at(given: str | Path) -> list[Shot]:
-    """The photographs at a path, in a folder and below, or of a pattern."""
-    if storage.is_url(given) or Path(given).is_file():
-        return [Shot(Path(str(given)).stem, given)]
-    folder = Path(given)
-    if folder.is_dir():
-        found = [path for path in _below(folder) if path.suffix.lower() in IMAGE_SUFFIXES]
-        if not found:
-            raise DataError(f"{folder} and its sub-folders hold no images; expected files such as garden.jpg.")
-        return [Shot(path.relative_to(folder).with_suffix("").as_posix(), path) for path in found]
-    if glob.has_magic(str(given)):
-        named = sorted(Path(one) for one in glob.glob(str(given), recursive=True) if Path(one).is_file())  # noqa: PTH207
-        named = [path for path in named if path.suffix.lower() in IMAGE_SUFFIXES and not is_system(path.name)]
-        if not named:
-            raise DataError(f"no image file fits {given}; check the pattern.")
-        return [Shot(path.stem, path) for path in named]
-    raise DataError(f"there is no file or folder {given}; check the path.")
+    """The photographs at a path, in a folder and below, or of a pattern; a warning for each that is none."""
+    found = sources.read(given)
+    for where, why in found.left_out:
+        log.warning("%s left out: %s", where, why)
+    for film in (one for one in found.found if one.is_film):
+        log.warning("%s left out: a film; give it to vpl predict.", film.where)
+    in_order = sorted(found.found, key=lambda one: Path(str(one.image)))
+    below = not storage.is_url(given) and Path(given).is_dir()
+    return [Shot(one.name if below else one.name.rpartition("/")[2], one.image) for one in in_order if not one.is_film]
 
 
-def _below(folder: Path) -> list[Path]:
-    """Files below a folder, sorted; system files and hidden folders are passed over."""
-    found: list[Path] = []
-    for above, folders, files in os.walk(folder):
-        folders[:] = sorted(one for one in folders if not one.startswith("."))
-        found += [Path(above) / one for one in files if not is_system(one)]
-    return sorted(found)
-
-
-def tags_of(given: object, shots: Sequence[Shot], one: bool) -> list[tuple[str, ...]]:
+def tags_of(given: object, shots: Sequence[Shot], one: bool) -> list[str | tuple[str, ...]]:
     """The tags of each photograph, as they are written.
 
     Args:
@@ -101,7 +86,7 @@ def tags_of(given: object, shots: Sequence[Shot], one: bool) -> list[tuple[str, 
     if isinstance(given, dict):
         return [_of(given, shot) for shot in shots]
     if one and isinstance(given, (str, Sequence)) and all(isinstance(tag, str) for tag in given):
-        return [_split(given)]
+        return [_checked(given)]
     if isinstance(given, str) or not isinstance(given, Sequence):
         raise DataError(
             f"the tags are {given!r}; expected tags for each of the {len(shots)} images, such as [['dog', 'chair'], "
@@ -109,10 +94,10 @@ def tags_of(given: object, shots: Sequence[Shot], one: bool) -> list[tuple[str, 
         )
     if len(given) != len(shots):
         raise DataError(f"there are tags of {len(given)} images, and {len(shots)} images; expected as many.")
-    return [_split(tags) for tags in given]
+    return [_checked(tags) for tags in given]
 
 
-def _of(given: dict, shot: Shot) -> tuple[str, ...]:
+def _of(given: dict, shot: Shot) -> str | tuple[str, ...]:
     names = [
         shot.name,
         str(shot.source),
@@ -120,13 +105,29 @@ def _of(given: dict, shot: Shot) -> tuple[str, ...]:
     ]
     for name in names:
         if name in given:
-            return _split(given[name])
+            return _checked(given[name])
     raise DataError(f"there are no tags of {shot.name}; expected a key of that name, or its file's.")
 
 
-def _split(given: object) -> tuple[str, ...]:
+def _checked(given: object) -> str | tuple[str, ...]:
     if isinstance(given, str):
-        return tuple(part.strip() for part in given.split(";") if part.strip())
+        return given
     if isinstance(given, Sequence) and all(isinstance(tag, str) for tag in given):
         return tuple(given)
     raise DataError(f"the tags of an image are {given!r}; expected a list of texts, or a text such as 'dog;chair'.")
+
+
+def split_tags(written: Sequence[str | tuple[str, ...]], shots: Sequence[Shot], speller: Speller) -> list[tuple]:
+    """Tags as they are written -> tags: a text is cut as one in a table is, a list is taken as it is.
+
+    Raises:
+        DataError: a text could be one tag or several.
+    """
+    texts = iter(split_fields([one for one in written if isinstance(one, str)], "", speller).tags)
+    found = [next(texts) if isinstance(one, str) else one for one in written]
+    for one, text, shot in zip(found, written, shots, strict=True):
+        if isinstance(one, str):
+            raise DataError(
+                f"{shot.name}: {text!r} could be one tag or several; give a list, such as ['dog', 'chair']."
+            )
+    return [one for one in found if not isinstance(one, str)]

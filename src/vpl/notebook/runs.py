@@ -163,6 +163,9 @@ def run(
         folder, asked, device=device, image_workers=workers, progress=progress, relearn=relearn
     )  # fmt: skip
     with opened:
+        for kind, line in opened.told_of_lists():
+            if kind != "note":
+                log.warning("%s: %s", kind, line)
         build.bring(opened, "run", tell, train=train)
         return _made(opened, tuple(said))
 

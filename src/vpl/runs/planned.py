@@ -133,11 +133,18 @@ class Planned(RunFolder):
             self._validation = dataset_of(given, self.classes)
         return self._validation
 
-    def doubts_of_validation(self) -> list[str]:
-        """What may be a mistake in the held-out list."""
-        if self.validation_list is None:
-            return []
-        doubts = list(self.validation_list.warnings)
+    def told_of_lists(self) -> list[tuple[str, str]]:
+        """(kind, line) of all that is to be said of the list and of the held-out list."""
+        told = [("left out", one) for one in self.dataset.problems]
+        told += [("warning", one) for one in self.dataset.warnings] + [("note", one) for one in self.dataset.notes]
+        if self.validation_list is not None:
+            told += [("held-out list: left out", one) for one in self.validation_list.problems]
+            told += [("held-out list: warning", one) for one in (*self.validation_list.warnings, *self._doubts())]
+        return told
+
+    def _doubts(self) -> list[str]:
+        """What may be a mistake where a held-out list is given."""
+        doubts = []
         if not self.held_out and not self.config.validation.masks:
             doubts.append(
                 "held-out photographs have no truth masks, so nothing is evaluated on them; give --val-masks."
