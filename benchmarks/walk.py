@@ -63,12 +63,17 @@ def tried(browser: Browser, server: Server, folder: Path, id: str) -> None:
     wait(lambda: browser.run("return document.body.dataset.whole"))
     browser.run("document.getElementById('use').click()")
     wait(lambda: browser.run("return !document.getElementById('line').hidden"))
-    browser.run("scrollTo(0, document.body.scrollHeight)")
     shoot(browser, folder, "values")
+    browser.screen(390, 800, dark=True)
+    browser.open(f"{server.address}try?photo={id}")
+    wait(lambda: browser.run("return document.body.dataset.whole"))
+    browser.run("document.getElementById('over').scrollIntoView()")
+    shoot(browser, folder, "try-phone")
 
 
 def reviewed(browser: Browser, server: Server, folder: Path) -> None:
     """The room Review."""
+    browser.screen(1280, 860)
     browser.open(f"{server.address}review")
     room = server.room
     wait(lambda: browser.run("return data.signs") == len(room._samples))
@@ -90,6 +95,7 @@ def reviewed(browser: Browser, server: Server, folder: Path) -> None:
         "at(.3, 'pointerdown'); for (let x = .3; x < .6; x += .02) at(x, 'pointermove'); view.focus()"
     )
     browser.press("s")
+    wait(lambda: browser.run("return shown[1].corrected"))
     shoot(browser, folder, "brush")
     browser.press("a")
     wait(lambda: browser.run(f"{ready} === shown[2].id"))
@@ -100,10 +106,13 @@ def reviewed(browser: Browser, server: Server, folder: Path) -> None:
     browser.open(f"{server.address}review")
     wait(lambda: browser.run("return document.querySelectorAll('.cell').length") > 4)
     shoot(browser, folder, "phone")
+    browser.press("j")
+    wait(lambda: browser.run(ready))
+    shoot(browser, folder, "phone-one")
 
 
 def walk(folder: Path, home: Path) -> None:
-    data, run = home / "scenes", home / "run"
+    data, run = home / "scenes", home / "drawings"
     if not run.exists():
         write_tree(data, {"train": SCENES, "val": 8}, seed=11, style="demo", size=SIDE)
         paths = ["--images", str(data / "images" / "train"), "--tags", str(data / "train.csv")]

@@ -267,7 +267,12 @@ class RefineConfig(Section):
     rounds: int = value(3, REFERENCE, "column and row normalisations of the attention", low=1, high=100)
     box: bool = value(True, REFERENCE, "keep the affinity inside the seed's boxes")
     box_threshold: float = value(
-        0.4, REFERENCE, "seed share that opens a box (0.4 VOC, 0.7 COCO)", low=0.0, high=1.0, published={0.7: REFERENCE}
+        0.4,
+        REFERENCE,
+        "seed share that opens a box: larger, smaller boxes (0.4 VOC, 0.7 COCO)",
+        low=0.0,
+        high=1.0,
+        published={0.7: REFERENCE},
     )
     affinity: tuple[str, ...] = value(
         ("attention",), REFERENCE, "what seeds are spread along, one after the other: attention; classes, patches of "
@@ -331,7 +336,7 @@ class PrototypeConfig(Section):
         choices=("restrict", "all", "own"),
     )
     text_temperature: float = value(0.01, PAPER, "τT", low=1e-4, high=10.0)
-    image_temperature: float = value(0.03, PAPER, "τI", low=1e-4, high=10.0)
+    image_temperature: float = value(0.03, PAPER, "τI: smaller makes vision seeds sharper", low=1e-4, high=10.0)
     step: float = value(10.0, REFERENCE, "step of the projected gradient descent, over N τI", low=0.0, high=1e6)
     steps: int = value(2000, REFERENCE, "most steps", low=0, high=1_000_000)
     tolerance: float = value(
@@ -433,7 +438,9 @@ class LabelConfig(Section):
     """METHOD.md 4: pseudo-masks."""
 
     name: ClassVar[str] = "labels"
-    background_exponent: float = value(1.0, REFERENCE, "a: background score (1 - max seed)^a", low=0.01, high=20.0)
+    background_exponent: float = value(
+        1.0, REFERENCE, "a of background score (1 - max seed)^a: larger, less background", low=0.01, high=20.0
+    )
     confidence: float = value(0.95, REFERENCE, "less probable pixels become 255, ignore", low=0.0, high=1.0)
 
 

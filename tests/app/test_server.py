@@ -290,13 +290,24 @@ def test_a_review_in_chromium_by_keyboard(server, width):
         height, across = before.shape
         assert after[height // 2, across // 2] == 1 and (after != before).sum() <= 12 * 12
         # a tag by its box
+        said = "return document.getElementById('said').textContent"
+        assert browser.run(said).startswith(f"Saved: {names[1]} undecided, painted")
+        share = browser.run("return document.querySelector('#tags .soft').textContent")
+        assert share.endswith(" %") or share == "no pixel", "what the first tag has of the mask"
         browser.run("document.querySelector('#tags input:not(:checked)').click()")
         wait(lambda: Review(folder).of(names[1]).tags)
+        wait(lambda: "Make masks of mended tags" in browser.run(said))
+        assert "tags mended" in browser.run("return document.getElementById('facts').textContent")
         browser.run("document.getElementById('close').click()")
         browser.run(
             "const find = document.getElementById('search'); find.value = arguments[0]; find.oninput()", names[0]
         )
         assert browser.run("return document.querySelectorAll('.cell').length") == 1
+        assert browser.run("return document.querySelector('.badge').textContent") == "✓ accepted"
+        browser.run("const find = document.getElementById('search'); find.value = 'nobody'; find.oninput()")
+        assert browser.run("return document.getElementById('none').hidden") is False
+        browser.run("document.getElementById('clear').click()")
+        assert browser.run("return document.querySelectorAll('.cell').length") == 5
         assert browser.run("return document.querySelectorAll('button, input, select').length > 10") is True
         unnamed = "return [...document.querySelectorAll('input, select')].filter(one => !one.labels.length).length"
         assert browser.run(unnamed) == 0

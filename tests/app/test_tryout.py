@@ -295,6 +295,15 @@ def test_try_in_chromium_by_keyboard(server, photograph, width):
         wait(lambda: int(browser.run("return document.body.dataset.answered")) > before)
         assert browser.run("return values['refine.box_threshold']") == 0.425
         assert browser.run("return document.activeElement.getAttribute('aria-valuetext')") == "0.425"
+        one = "[data-key='looks.makers'] input[value=naclip]"
+        first = browser.run("return values['looks.makers']")
+        browser.run("document.querySelector(arguments[0]).click()", one)
+        then = browser.run("return values['looks.makers']")
+        assert ("naclip" in then) != ("naclip" in first)
+        title = "return document.querySelector(`[data-key='looks.makers'] summary`).textContent"
+        assert browser.run(title) == f"Makers that vote: {', '.join(then)}"
+        browser.run("document.querySelector(arguments[0]).click()", one)
+        assert browser.run("return values['looks.makers']") == first
         unnamed = (
             "return [...document.querySelectorAll('input, select')].filter("
             "one => !one.labels.length && !one.ariaLabel).length"
