@@ -88,7 +88,7 @@ def table() -> str:
     for (style, optimizer, scenes, steps), own in sorted(found.items()):
         numbers = [told([one[name] for one in own]) for name in ("single", "full")]
         seconds = told([one["busy seconds"] for one in own if "busy seconds" in one])
-        rows.append((style, optimizer, scenes, steps, f"{steps * BATCH / scenes:g}", *numbers, seconds, len(own)))
+        rows.append((style, optimizer, scenes, steps, f"{steps * BATCH / scenes:.3g}", *numbers, seconds, len(own)))
     head = ("style", "optimiser", "scenes", "steps", "passes", "single scale", "multi-scale + flip + CRF", "s", "sets")
     return markdown_table(rows, head)
 
