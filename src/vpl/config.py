@@ -104,10 +104,14 @@ class Section:
             )
 
 
-@functools.cache
+_KINDS: dict[type, dict[str, Any]] = {}
+
+
 def _kinds(section: type) -> dict[str, Any]:
-    """The types of a section's fields by their names."""
-    return typing.get_type_hints(section)
+    """The types of a section's fields by their names, found once."""
+    if section not in _KINDS:
+        _KINDS[section] = typing.get_type_hints(section)
+    return _KINDS[section]
 
 
 def _checked(name: str, given: Any, kind: Any, metadata: Mapping[Any, Any]) -> Any:
