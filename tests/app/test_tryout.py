@@ -22,13 +22,13 @@ from app_case import Asker, wait
 from browser import chromium
 from vpl.app.room import Room
 from vpl.app.server import MOST_PHOTOGRAPH, Server
-from vpl.app.trial import Trial
+from vpl.app.trial import QUICK_ROUNDS, Trial
 from vpl.app.tryout import Tryout
 from vpl.cli import main
 from vpl.config import Config, quality
 from vpl.edges import images
 from vpl.errors import DataError, ModelError, RunError
-from vpl.method import masks
+from vpl.method import crf, masks
 from vpl.method.refine import minmax
 from vpl.method.seeds import Slopes, seeds
 from vpl.method.views import View, encode
@@ -121,6 +121,18 @@ def test_what_stays_the_same_is_not_made_again(tiny_clip, monkeypatch):
     other = made.quick(config.with_values({"prototypes.image_temperature": 0.3}))
     assert (other["text"] == first["text"]).all() and made._made["text"] is kept["text"]
     assert made._made["maker sclip"] is kept["maker sclip"] and made._made["vision"] is not kept["vision"]
+
+
+def test_the_quick_answer_takes_a_few_rounds_of_the_crf(tiny_clip, monkeypatch):
+    view = View(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8), (0, 2), (40, 48))
+    text = torch.nn.functional.normalize(torch.randn(9, tiny_clip.dim, generator=torch.manual_seed(0)), dim=1)
+    rounds, own = [], crf.dense_crfs
+    monkeypatch.setattr(crf, "dense_crfs", lambda *given: rounds.append(given[2].rounds) or own(*given))
+    made = Trial(tiny_clip, 4, view, text, None, Config())
+    for wanted in (10, 2):
+        made.quick(Config().with_values({"crf.rounds": wanted}))
+    made.whole(Config())
+    assert rounds == [QUICK_ROUNDS, 2, 10]
 
 
 def test_without_a_run_the_tags_are_all_there_is(photograph):

@@ -1,7 +1,8 @@
 """One photograph under a CLIP, encoded once: label maps of each stage under any values, quickly and as a run has them.
 
     quick   text seeds · vision seeds (`seeds.Slopes`) · refined · makers, each kept while what it reads is the same ·
-            votes · CRF of mode "fast" on a lattice that is kept. PAR, mirror images and further scales are left out
+            votes · a few rounds of the CRF of mode "fast" on a lattice that is kept. PAR, mirror images and further
+            scales are left out
     whole   a run's own way (`labeller`), to the byte, for a photograph within `clip.max_side`
 
 Letters: P prototypes · D joint width · K tags · H W pixels of the view.
@@ -29,6 +30,8 @@ from vpl.method.views import View, encode
 
 STAGES = ("text", "vision", "refined", "labels")
 """Label maps in the order of the work; without vision prototypes the second is left out."""
+QUICK_ROUNDS = 5
+"""Mean-field rounds of the quick answer at most: the rounds are most of what a slider waits for. [ours]"""
 Maps = dict[str, UInt8[np.ndarray, "H W"]]
 _T = TypeVar("_T")
 
@@ -157,5 +160,5 @@ class Trial:
     def _shares(self, scores: Float[Tensor, "S H W"], config: Config) -> Float[Tensor, "S H W"]:
         if not config.crf.enabled:
             return scores / scores.sum(dim=0, keepdim=True).clamp(min=1e-12)
-        fast = dataclasses.replace(config.crf, mode="fast")
+        fast = dataclasses.replace(config.crf, mode="fast", rounds=min(QUICK_ROUNDS, config.crf.rounds))
         return crf.dense_crfs([self.view.image], [scores], fast, self._kept)[0]
