@@ -1,7 +1,7 @@
 """What a review of twenty scenes is worth to the network: docs/how-to/review.md.
 
-    python benchmarks/review.py run --out FOLDER [--set 0]     one set: scenes, masks, three networks
-    python benchmarks/review.py table [--out FOLDER]           of these sets, kept in results/
+    python benchmarks/review.py run --out FOLDER [--set 0] [--only paint]     one set: scenes, masks, three networks
+    python benchmarks/review.py table [--out FOLDER]                          of these sets, kept in results/
 
 Lists of tags are as people have them: of every fifth scene one tag is another class. The reviewer takes the twenty
 scenes that the page shows first, by signs that need no truth, and no other; sees what is in them, as a person does
@@ -35,6 +35,10 @@ RESULTS = Path(__file__).parent / "results" / "review.json"
 SCENES, HELD_OUT, SIDE, STYLE, STEPS = 60, 60, 128, "demo", 300
 LOOKED, WRONG_EVERY, BAD = 20, 5, 0.6
 """Scenes that are reviewed; one in how many has a wrong tag; mIoU of a mask that a person calls bad."""
+WAYS = {
+    "before": "no review", "reject": "20 reviewed: tags mended, bad masks rejected",
+    "paint": "20 reviewed: tags mended, bad masks painted",
+}  # fmt: skip
 ROWS = {"single": "network, single scale", "full": "network, multi-scale + flip + CRF"}
 
 
@@ -119,27 +123,33 @@ def review(folder: Path, truths: dict[str, Path], paint: bool) -> dict[str, int]
     return done
 
 
-def measure(out: Path, number: int) -> None:
-    data = out / f"scenes-{number}"
-    write_tree(data, {"train": SCENES, "val": HELD_OUT}, seed=number, style=STYLE, size=SIDE)
-    spoiled = spoil(data / "train.csv", number)
-    run = out / f"run-{number}"
-    quietly(
-        "labels", run, "--preset", "scenes", "--quality", "standard", "--device", "cpu", "--image-workers", 1,
-        "--images", data / "images" / "train", "--tags", data / "train.csv", "--set", f"train.steps={STEPS}",
-        "--set", f"validation.images={data / 'images' / 'val'}", "--set", f"validation.tags={data / 'val.csv'}",
-        "--set", f"validation.masks={data / 'masks' / 'val'}",
-    )  # fmt: skip
+def measure(out: Path, number: int, only: str) -> None:
+    """One network of a set, or all that are not there yet."""
+    data, run = out / f"scenes-{number}", out / f"run-{number}"
+    told = out / f"set-{number}.json"
+    row: dict = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else {}
+    if not row:
+        write_tree(data, {"train": SCENES, "val": HELD_OUT}, seed=number, style=STYLE, size=SIDE)
+        wrong = spoil(data / "train.csv", number)
+        quietly(
+            "labels", run, "--preset", "scenes", "--quality", "standard", "--device", "cpu", "--image-workers", 1,
+            "--images", data / "images" / "train", "--tags", data / "train.csv", "--set", f"train.steps={STEPS}",
+            "--set", f"validation.images={data / 'images' / 'val'}", "--set", f"validation.tags={data / 'val.csv'}",
+            "--set", f"validation.masks={data / 'masks' / 'val'}",
+        )  # fmt: skip
+        row = {"set": number, "scenes": SCENES, "looked": LOOKED, "wrong tags": wrong, "steps": STEPS}
+        told.write_text(json.dumps(row), encoding="utf-8")
     truths = {one.id: data / "masks" / "train" / f"{one.id}.png" for one in _samples(run)}
-    found: dict[str, dict] = {}
-    for name in ("before", "reject", "paint"):
+    for name in (only,) if only else WAYS:
+        if name in row:
+            continue
         folder = out / f"{name}-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(run, folder)
         done = {} if name == "before" else review(folder, truths, name == "paint")
-        found[name] = network(folder) | {"done": done}
-        print(number, name, found[name], flush=True)
-    row = {"set": number, "scenes": SCENES, "looked": LOOKED, "wrong tags": spoiled, "steps": STEPS, **found}
-    (out / f"set-{number}.json").write_text(json.dumps(row), encoding="utf-8")
+        row[name] = network(folder) | {"done": done}
+        told.write_text(json.dumps(row), encoding="utf-8")
+        print(number, name, row[name], flush=True)
 
 
 def _samples(run: Path) -> tuple:
@@ -152,20 +162,23 @@ def table(out: Path | None) -> str:
     """Markdown: mIoU of the network on held-out scenes, mean ± std over the sets."""
     if out:
         found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("set-*.json"))]
+        found = [row for row in found if row.keys() >= WAYS.keys()]
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     rows = json.loads(RESULTS.read_text(encoding="utf-8"))
-    words = {
-        "before": "no review", "reject": "20 reviewed: tags mended, bad masks rejected",
-        "paint": "20 reviewed: tags mended, bad masks painted",
-    }  # fmt: skip
     lines = ["| | single scale | multi-scale + flip + CRF | gain, single scale |", "|---|---|---|---|"]
-    for name, title in words.items():
+    for name, title in WAYS.items():
         cells = [[row[name][short] for row in rows] for short in ROWS]
         gains = [row[name]["single"] - row["before"]["single"] for row in rows]
-        told = [f"{np.mean(one):.1f} ± {np.std(one, ddof=1):.1f}" for one in cells]
-        gain = "" if name == "before" else f"{np.mean(gains):+.1f} ± {np.std(gains, ddof=1):.1f}"
+        told = [_spread(one) for one in cells]
+        gain = "" if name == "before" else _spread(gains, "+")
         lines.append(f"| {title} | {' | '.join(told)} | {gain} |")
     return "\n".join(lines)
+
+
+def _spread(values: list[float], sign: str = "") -> str:
+    """Mean and standard deviation over the sets; of one set, its value."""
+    std = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.1f}{std}"
 
 
 if __name__ == "__main__":
@@ -173,8 +186,9 @@ if __name__ == "__main__":
     parser.add_argument("what", choices=("run", "table"))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--set", type=int, default=0)
+    parser.add_argument("--only", choices=WAYS, default="")
     given = parser.parse_args()
     if given.what == "table":
         print(table(given.out))
     else:
-        measure(given.out, given.set)
+        measure(given.out, given.set, given.only)
