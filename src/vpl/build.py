@@ -85,6 +85,7 @@ def bring(
 
     Raises:
         ConfigError: a launcher started several processes of another command than `train`.
+        RunError: an evaluation is asked for, and there are no truth masks.
     """
     if run.place.count > 1:  # of a launched training
         if command != "train":
@@ -94,6 +95,8 @@ def bring(
             )
         run.train()
         return planned(run, command)
+    if command == "evaluate":
+        run.check_scored()
     targets, never = run.targets_of(command), NEVER.get(command, ())
     if command == "run" and not train and run.config.source("train.steps") != YOURS:
         plan = planned(run, command)

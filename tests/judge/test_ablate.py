@@ -139,7 +139,7 @@ def test_a_grid_gives_a_heat_map(tmp_path):
     assert (tmp_path / "phi-by-exponent.svg").exists()
 
 
-def test_own_data_in_parts_that_share_no_image(tmp_path):
+def test_own_data_in_parts_that_share_no_image(tmp_path, caplog):
     tree = write_tree(tmp_path / "tree", {"train": 7}, seed=1, size=40)
     paths = {"images": tree / "images" / "train", "tags": tree / "train.csv", "masks": tree / "masks" / "train"}
     config = preset("scenes").with_values({f"data.{key}": str(path) for key, path in paths.items()})
@@ -147,6 +147,11 @@ def test_own_data_in_parts_that_share_no_image(tmp_path):
     seen = [{view.image.tobytes() for view in part.views} for part in parts]
     assert len(seen[0]) == len(seen[1]) == 3 and not seen[0] & seen[1]
     assert len(OwnData(config, 3, 5).load(2).views) == 5, "too few images: parts may share some"
+    assert not caplog.text
+    with (tree / "train.csv").open("a") as file:
+        file.write("none.png,cup\n")
+    OwnData(config, 2, 3).load(0)
+    assert "train.csv:9: there is no image file" in caplog.text, "what is left out of the list is told"
     without = config.with_values({"data.masks": ""})
     with pytest.raises(DataError, match="--masks"):
         OwnData(without, 2, 3).load(0)

@@ -165,6 +165,15 @@ def test_a_run_that_has_begun_takes_the_choice(tree, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_what_is_left_out_of_the_list_is_told(tree, tmp_path, monkeypatch, caplog):
+    shutil.copy(tree / "train.csv", tmp_path / "tags.csv")
+    with (tmp_path / "tags.csv").open("a") as file:
+        file.write("none.png,cup\n")
+    monkeypatch.setattr(tune, "choose", lambda bench, config, **_: tune.Tuned(config, (), len(bench.views)))
+    tune.tune(tmp_path / "run", config_of(tree).with_values({"data.tags": str(tmp_path / "tags.csv")}), device="cpu")
+    assert "left out: tags.csv:6: there is no image file" in caplog.text
+
+
 def test_the_commands(tree, tmp_path, capsys, monkeypatch, few_looks):
     monkeypatch.setattr(tune, "GRIDS", {"labels.background_exponent": (1.0, 2.0)})
     given = ["--preset", "scenes", "--images", str(tree / "images" / "train"), "--tags", str(tree / "train.csv")]

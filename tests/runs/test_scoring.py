@@ -86,6 +86,13 @@ def test_masks_that_are_nowhere_are_never_status_0(tree, tmp_path, capsys):
     assert "data.masks" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
+def test_an_evaluation_without_any_truth_is_never_status_0(tree, made, tmp_path, capsys):
+    run = Path(shutil.copytree(made, tmp_path / "run"))
+    assert main(["evaluate", str(run), "--masks", ""]) == 2
+    assert "the data have no truth masks; evaluation needs data.masks" in capsys.readouterr().err
+    assert main(["run", str(run), *flags(tree, "")]) == 0, "a run needs none"
+
+
 def held_out(tree, tags=None, part="val"):
     given = ["--val-images", str(tree / "images" / part), "--val-tags", str(tags or tree / f"{part}.csv")]
     return [*given, "--val-masks", str(tree / "masks" / part)]

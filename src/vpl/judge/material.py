@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from vpl.method.views import View
 from vpl.runs.planned import dataset_of, split_of
 from vpl.scenes.draw import draw
 from vpl.scenes.tree import write_tree
+
+log = logging.getLogger("vpl")
 
 FIRST_SEED = 1000
 """Scene seeds of the sets start here, away from those that the embedded CLIP was trained on."""
@@ -115,6 +118,8 @@ class OwnData:
             DataError: there are no truth masks, or they and the tags can't belong together.
         """
         dataset = dataset_of(self.config.data)
+        for line in (*dataset.problems, *dataset.warnings) if number == 0 else ():
+            log.warning("%s", line)
         samples = [one for one in dataset.tagged if one.mask is not None]
         if not samples:
             raise DataError("an ablation compares with the truth, and the data have no truth masks; give --masks DIR.")

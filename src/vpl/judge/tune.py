@@ -213,6 +213,9 @@ def tune(
         images, choices = read_choices(folder)
         if choices:
             return Tuned(config, choices, images)
+        for kind, line in run.told_of_lists():
+            if kind != "note":
+                log.warning("%s: %s", kind, line)
         with contextlib.closing(_bench(run, count, workers)) as bench:
             made = choose(bench, config, progress=progress)
         run.config = made.config

@@ -274,10 +274,19 @@ class Run(Opened):
         Raises:
             RunError: there are no truth masks.
         """
-        truths = any(sample.mask is not None for sample in self.dataset.samples)
-        if not truths and not self.config.validation.masks:
-            raise RunError(
-                "the data have no truth masks; evaluation needs data.masks. The masks are made without them."
-            )
+        self.check_scored()
         self.bring("scores", "network scores", never=["network"])
         return read_json(self.folder / "metrics.json")
+
+    def check_scored(self) -> None:
+        """Refuse to evaluate where there is nothing to compare with.
+
+        Raises:
+            RunError: there are no truth masks.
+        """
+        truths = any(sample.mask is not None for sample in (*self.dataset.samples, *self.held_out))
+        if not (truths or self.config.data.masks or self.config.validation.masks):
+            raise RunError(
+                "the data have no truth masks; evaluation needs data.masks (--masks DIR). The masks are made without "
+                "them."
+            )
