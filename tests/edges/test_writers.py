@@ -214,6 +214,19 @@ def test_photographs_in_the_output_folder_are_not_passed_over(tree, made, tmp_pa
     assert files(photos) == before
 
 
+def test_a_prediction_of_nothing_leaves_the_folder_as_it_was(tree, made, tmp_path, capsys):
+    photos, mine = tree / "images" / "val", tmp_path / "mine"
+    shutil.copytree(photos, mine)
+    before = files(mine)
+    status = main(["predict", str(made), "--images", str(photos), "--out", str(mine), "--fast"])
+    refused(capsys, status, "none of the images could be used", "was not made by vpl here")
+    assert files(mine) == before
+    (tmp_path / "bad.jpg").write_text("no image")
+    given = ["--images", str(tmp_path / "bad.jpg"), "--out", str(tmp_path / "new"), "--fast", "--overlays", "--scores"]
+    refused(capsys, main(["predict", str(made), *given]), "none of the images could be used")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("name", ["vpl-masks.json", "scores.csv"])
 def test_a_list_beside_the_masks_replaces_no_other_file(tree, made, tmp_path, capsys, name):
     out = tmp_path / "out"

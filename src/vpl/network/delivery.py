@@ -32,7 +32,7 @@ from jaxtyping import UInt8
 
 from vpl.classes import ClassSet
 from vpl.edges import film, images, locks, sheet, sources, storage
-from vpl.edges.outputs import MASKS, Made, check_apart, check_no_run
+from vpl.edges.outputs import MASKS, NAME, Made, check_apart, check_no_run
 from vpl.edges.sources import Found
 from vpl.errors import ConfigError, DataError, RunError
 from vpl.machine import cores, one_core_each, threads
@@ -96,6 +96,8 @@ def deliver(
     tops = [out, *([overlays] if outputs.overlays else []), *([out / SCORES] if outputs.scores else [])]
     above = {str(PurePosixPath(one.name).parent) for one in meant.found}
     check_apart([top / name for top in tops for name in {".", *above}], meant.folders)
+    new, journal = not out.exists(), out / NAME
+    fresh = not journal.exists()
     try:
         (overlays if outputs.overlays else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -107,10 +109,17 @@ def deliver(
         for name, reason in itertools.chain(meant.left_out, work.each(meant.found, progress)):
             failed, first = failed + 1, first or f"{name}: {reason}"
             yield name, reason
-        write_note(out, predictor, meant.found)
-        if outputs.scores:
+        nothing = failed == len(meant.found) + len(meant.left_out)
+        if not nothing:
+            write_note(out, predictor, meant.found)
+        if outputs.scores and not nothing:
             _table(out, meant.found, work.made)
-    if failed == len(meant.found) + len(meant.left_out):
+        if nothing and fresh:  # the folder as it was
+            journal.unlink(missing_ok=True)
+    if nothing:
+        for folder in (overlays, out) if new else ():
+            with contextlib.suppress(OSError):  # what is not empty stays
+                folder.rmdir()
         raise DataError(f"none of the images could be used ({failed} skipped); the first: {first}")
 
 
