@@ -493,6 +493,16 @@ def test_classes_are_numbered_as_the_categories_are(tmp_path):
     assert class_sets.numbering(gaps.classes) == "0 background, 1 emu, 2 dog, 255 ignored"
 
 
+def test_one_id_of_two_categories_is_refused(tmp_path):
+    with pytest.raises(DataError, match="gives the category id 1 to 'dog' and to 'cat'"):
+        coco(tmp_path, [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}], (1,))
+
+
+def test_a_list_that_says_that_there_is_nothing_is_called_so(tmp_path):
+    with pytest.raises(DataError, match="says that there is nothing on any of its 3 photographs"):
+        coco(tmp_path, [{"id": 1, "name": "dog"}])
+
+
 def test_images_without_objects_are_no_mistake(tmp_path):
     found = coco(tmp_path, [{"id": 1, "name": "dog"}], (1,))
     assert read(found) == {"a": ("dog",)} and found.problems == () and found.left_out == 0

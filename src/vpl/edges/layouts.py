@@ -600,8 +600,12 @@ def coco(source: Source) -> Listing:
     path = existing_file(source.data.tags, f"{source.data.name}.tags", "COCO's instances JSON")
     tree, problems = _coco_tree(path), source.problems
     names: dict[int | str, str] = {}
-    for _, entry in _entries(tree, "categories", ("id", "name"), path, problems):
-        names[entry["id"]] = entry["name"]
+    for where, entry in _entries(tree, "categories", ("id", "name"), path, problems):
+        if names.setdefault(entry["id"], entry["name"]) != entry["name"]:
+            raise DataError(
+                f"{path} gives the category id {entry['id']} to {shown(names[entry['id']])} and to "
+                f"{shown(entry['name'])} ({where}); give each its own."
+            )
     images: list[tuple[str, dict]] = []
     tags: dict[int | str, dict[str, None]] = {}
     for where, entry in _entries(tree, "images", ("id", "file_name"), path, problems):
