@@ -104,7 +104,7 @@ def test_the_source_belongs_to_the_value(key, given, source):
 
 def test_a_comment_tells_the_default_where_it_is_another():
     assert config.preset("scenes").comment("prototypes.image_temperature") == (
-        "ours, preset scenes (default 0.03, paper): τI"
+        "ours, preset scenes (default 0.03, paper): τI: smaller makes vision seeds sharper"
     )
     assert Config().with_values({"data.images": "photos"}).comment("data.images").startswith("yours: folder of images")
 
@@ -254,7 +254,7 @@ def test_toml_tells_source_and_meaning():
     text = Config().to_toml()
     assert tomllib.loads(text)["prototypes"]["image_temperature"] == 0.03
     line = next(line for line in text.splitlines() if line.startswith("image_temperature"))
-    assert line == "image_temperature = 0.03 # paper: τI"
+    assert line == "image_temperature = 0.03 # paper: τI: smaller makes vision seeds sharper"
 
 
 def test_toml_over_a_base(tmp_path):

@@ -263,6 +263,10 @@ def test_scenes_go_through_no_link_and_a_demo_into_no_other_folder(tmp_path, cap
         (tmp_path / name).symlink_to(tmp_path / goal)
         refused(capsys, main(["scenes", str(tmp_path / name), "--train", "1", "--val", "1"]), "is a link")
     (tmp_path / "demo" / "scenes-0").mkdir(parents=True)
+    refused(
+        capsys, main(["demo", "--out", str(tmp_path / "demo")]), "holds files that vpl did not make there (scenes-0)"
+    )
+    (tmp_path / "demo" / ".vpl-made.jsonl").touch()
     refused(capsys, main(["demo", "--out", str(tmp_path / "demo")]), "scenes-0 is there and holds no scenes")
 
 

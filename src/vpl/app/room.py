@@ -83,15 +83,21 @@ class Room:
         self._agreement: dict[str, float] = {}
         self._told = ""
         self._busy = threading.Lock()
-        threading.Thread(target=self._look, daemon=True).start()
+        self._closed = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._looking.start()
 
     def close(self) -> None:
-        """Let the review go, so that another page may open it."""
+        """Let the review go, so that another page may open it; torch must not be at work when the program ends."""
+        self._closed.set()
+        self._looking.join()
         self._lock.release()
 
     def _look(self) -> None:
         """The signs of every photograph, one after the other, while the page is shown already."""
         for id in (*self._samples, *self._held_out):
+            if self._closed.is_set():
+                return
             self._sign(id)
 
     def _sign(self, id: str) -> None:
