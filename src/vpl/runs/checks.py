@@ -170,6 +170,6 @@ def warn_of_little_room(folder: Path, photographs: int) -> None:
     free, need = shutil.disk_usage(folder).free, photographs * MAPS_BYTES
     if free < need:
         log.warning(
-            "the disk of %s has %.1f GB free; label maps of %d photographs need about %.1f GB.",
-            folder, free / 1e9, photographs, need / 1e9,
+            "the disk of %s has %s MB free; label maps of %d photographs need about %s MB.",
+            folder, f"{free / 1e6:,.1f}", photographs, f"{need / 1e6:,.1f}",
         )  # fmt: skip
