@@ -121,8 +121,8 @@ def open_dataset(data: DataConfig, classes: ClassSet | None = None) -> Dataset:
         )
     problems = (*source.problems, *speller.problems())
     if not any(shot.tags for shot in shots.kept.values()):
-        bare = f"It says that there is nothing on any of its {tags.photographs(len(shots.kept))}."
-        told = " ".join(problems[:_SHOWN_PROBLEMS]) or (bare if shots.kept else "Nothing was found there.")
+        blank = f"It says that there is nothing on any of its {tags.photographs(len(shots.kept))}."
+        told = " ".join(problems[:_SHOWN_PROBLEMS]) or (blank if shots.kept else "Nothing was found there.")
         raise DataError(f"no sample of {data.tags or data.images} can be used ({len(problems)} problems). {told}")
     warnings: list[str] = []
     alike: tuple[tuple[str, ...], ...] = ()
