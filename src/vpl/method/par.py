@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -69,10 +68,11 @@ def par(
     step = ROWS * max(1, PIXELS_AT_ONCE // (ROWS * W)) if masks.device.type == "cpu" else H
     bands = [slice(top, min(top + step, H)) for top in range(0, H, step)]
     padded = _padded(images, dilations)
+    moments = _moments(padded)
     kernels: dict[int, Tensor] = {}
 
     def weigh(rows: slice) -> None:
-        kernels[rows.start] = _kernel(images[:, :, rows], padded, rows, dilations, colour, place)
+        kernels[rows.start] = _kernel(padded, moments, rows, W, dilations, colour, place)
 
     def follow(rows: slice) -> None:
         spread = masks[:, :, rows]
@@ -80,6 +80,7 @@ def par(
             spread.addcmul_(weights, neighbour)
 
     shared(weigh, bands)
+    del moments
     for _ in range(rounds):
         padded, masks = _padded(masks, dilations), torch.zeros_like(masks)
         shared(follow, bands)
@@ -134,26 +135,57 @@ def _shifted(planes: Float[Tensor, "N C H W"], dilations: Sequence[int]) -> Floa
 
 
 def _kernel(
-    images: Float[Tensor, "N 3 h W"],
     padded: Float[Tensor, "N 3 _ _"],
+    moments: Float[Tensor, "N 6 _ _"],
     rows: slice,
+    W: int,
     dilations: Sequence[int],
     colour: float,
     place: float,
 ) -> Float[Tensor, "n N 1 h W"]:
-    """The weights of a band of rows, whose pixels are `images`."""
-    neighbours = partial(_neighbours, padded, rows, images.shape[3], dilations)
-    count = len(dilations) * len(_DIRECTIONS)
-    mean = torch.zeros_like(images)
-    for one in neighbours():
-        mean += one - images  # around the pixel, so that sums of squares lose nothing
-    mean /= count
-    square = torch.zeros_like(images)
-    for one in neighbours():
-        square += (one - images - mean).square()
-    scale = 1 / ((square / (count - 1)).sqrt() + _EPS) / colour
-    weights = torch.stack([-((one - images) * scale).square().mean(1, keepdim=True) for one in neighbours()]).softmax(0)
-    return weights + place * _nearness(dilations, colour).to(weights)[:, None, None, None, None]
+    """The weights of a band of rows. How far two pixels' colours are apart serves both of them."""
+    top, h = rows.start + max(dilations), rows.stop - rows.start
+    scale = (1 / ((_deviation(moments, rows, W, dilations) + _EPS) * colour)).to(padded)
+    near = scale.square_().div_(-scale.shape[1])
+    apart = padded.new_empty((len(dilations), len(_DIRECTIONS), len(padded), h, W))
+    for step, own in zip(dilations, apart, strict=True):
+        for number, (down, across) in enumerate(_DIRECTIONS[: len(_DIRECTIONS) // 2]):
+            down, across = down * step, across * step
+            tall, left = slice(top, top + h - down), max(dilations) - max(across, 0)
+            wide = slice(left, left + W + abs(across))
+            there = padded[:, :, tall.start + down : tall.stop + down, wide.start + across : wide.stop + across]
+            square = (padded[:, :, tall, wide] - there).square_()
+            ahead = square[:, :, :h, max(across, 0) :][..., :W]
+            behind = square[:, :, -down:][..., max(-across, 0) :][..., :W]
+            for one, found in ((ahead, own[number]), (behind, own[-1 - number])):
+                torch.mul(one[:, 0], near[:, 0], out=found)
+                for channel in range(1, one.shape[1]):
+                    found.addcmul_(one[:, channel], near[:, channel])
+    weights = apart.flatten(0, 1)[:, :, None].softmax(0)
+    return weights.add_(_nearness(dilations, colour).mul_(place).to(weights)[:, None, None, None, None])
+
+
+def _moments(padded: Float[Tensor, "N 3 _ _"]) -> Float[Tensor, "N 6 _ _"]:
+    """Colours and their squares, in float64, so that a difference of sums of them loses nothing."""
+    exact = padded.cpu().double() if padded.device.type == "mps" else padded.double()  # Apple's GPUs have no float64
+    return torch.cat([exact, exact.square()], 1)
+
+
+def _deviation(
+    moments: Float[Tensor, "N 6 _ _"], rows: slice, W: int, dilations: Sequence[int]
+) -> Float[Tensor, "N 3 h W"]:
+    """Of the neighbours' colours in a band of rows: sums over squares of nine, by rows and then by columns."""
+    most, h, count = max(dilations), rows.stop - rows.start, len(dilations) * len(_DIRECTIONS)
+    middle = moments[:, :, rows.start + most : rows.stop + most, most : most + W]
+    sums = middle * -len(dilations)
+    for step in dilations:
+        tall = moments[:, :, rows.start + most - step : rows.stop + most + step]
+        wide = tall[..., most - step :][..., :W] + tall[..., most : most + W]
+        wide += tall[..., most + step :][..., :W]
+        for top in (0, step, 2 * step):
+            sums += wide[:, :, top : top + h]
+    total, squares = sums.chunk(2, 1)
+    return squares.sub_(total.square() / count).div_(count - 1).clamp_(min=0).sqrt_()
 
 
 def _nearness(dilations: Sequence[int], colour: float) -> Float[Tensor, " n"]:
