@@ -473,6 +473,10 @@ def test_voc_lists_name_images_with_spaces(tmp_path):
     (lists / "train.txt").write_text("IMG (2)\nIMG (3)  1\nJPEGImages/IMG.jpg SegmentationClass/IMG.png\n")
     found = open_dataset(DataConfig(format="voc", images=str(tmp_path), split="train"))
     assert read(found) == {"IMG (2)": ("boat",), "IMG (3)": ("dog",), "IMG": ("cat",)} and found.problems == ()
+    (lists / "train.txt").write_text("IMG (2).jpg\nIMG (3).png -1\nIMG (9)\nIMG (9).jpg\n")
+    found = open_dataset(DataConfig(format="voc", images=str(tmp_path), split="train"))
+    assert read(found) == {"IMG (2)": ("boat",), "IMG (3)": ("dog",)}, "never the image of another name"
+    assert all("there is no annotation" in one and "IMG (9).xml" in one for one in found.problems)
 
 
 # COCO's numbers, and truth masks

@@ -42,6 +42,9 @@ MOST_WIDE_BYTES = 2**28
 """Longer files in UTF-16 are refused."""
 VOC_SPLITS = ("train", "val", "trainval", "train_aug")
 
+_BESIDE_A_NAME = re.compile(r"-?\d|.*/.*|\S+\.png")
+"""What stands after a name in VOC's lists: whether a class is there, or a mask."""
+
 IMAGE_COLUMNS = (
     "file_name", "filename", "file", "image", "image_name", "image_path", "image_file", "img", "img_name", "path",
     "file_path", "filepath", "photo", "image_id", "imageid", "name", "id",
@@ -539,17 +542,26 @@ def _voc_rows(root: Path, listed: Path, masks: str, problems: list[str]) -> Iter
 
 
 def _voc_line(root: Path, line: str) -> tuple[str, str]:
-    """A name, or an image and a mask, with a space between them; names may hold spaces, too."""
+    """A name, or an image and a mask or a flag, with a space between them; names may hold spaces, too."""
     ends = [found.start() for found in re.finditer(r"\s+", line)]
-    for end in [len(line), *reversed(ends[-8:])]:
-        first, second = line[:end].lstrip("/"), line[end:].strip().lstrip("/")
+    meant = [(line, "")]
+    for end in reversed(ends[-8:]):
+        if _BESIDE_A_NAME.fullmatch(second := line[end:].strip()):
+            meant.append((line[:end], second))
+    meant = [(_voc_name(first.lstrip("/")), second.lstrip("/")) for first, second in meant]
+    for first, second in meant:
         try:
             if located(root, first if "/" in first else f"Annotations/{first}.xml")[1]:
                 return first, second
         except DataError:
             continue
-    columns = line.split()
-    return columns[0].lstrip("/"), columns[1].lstrip("/") if len(columns) > 1 else ""
+    return meant[-1]
+
+
+def _voc_name(name: str) -> str:
+    """A name of a list without the suffix of its image."""
+    end = next((one for one in IMAGE_SUFFIXES if name.lower().endswith(one)), "") if "/" not in name else ""
+    return name.removesuffix(name[-len(end) :]) if end else name
 
 
 def _voc_tags(path: Path) -> tuple[str, ...]:
