@@ -169,11 +169,16 @@ def test_a_stale_report_is_made_again(story):
     story.begin("run", "--steps", "0")
     page = story.run / "report.html"
     before = page.read_bytes()
-    story.vpl("labels", "--set", "labels.confidence=0.5")
+    told = story.vpl("labels", "--set", "labels.confidence=0.5")
     assert page.read_bytes() == before, "the stage alone was asked for"
+    assert "report.html (made before what has changed; vpl run makes it anew)" in told
     assert "report: pseudo-masks made anew" in story.vpl("plan") or "report: " in story.vpl("plan")
     assert "plan: report: " in story.vpl("run") and page.read_bytes() != before
-    assert "nothing to do" in story.vpl("run")
+    assert "nothing to do" in (told := story.vpl("run")) and "made before" not in told
+    story.vpl("run", "--steps", "2")
+    assert "made before" not in story.vpl("labels")
+    told = story.vpl("labels", "--set", "labels.confidence=0.6")
+    assert "network (made before what has changed; vpl train makes it anew): vpl predict" in told
 
 
 def test_predictions_of_another_network_are_made_again(story):

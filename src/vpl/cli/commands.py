@@ -135,7 +135,7 @@ def _stage(given: argparse.Namespace) -> int:
             build.bring(run, "run", tell, train=given.train or _steps_given(given), expected=expected)
         elif not given.out:
             build.bring(run, given.name, tell)
-        return _close(run, given.out) if run.leads else 0
+        return _close(run, given.out, whole=given.name == "run") if run.leads else 0
 
 
 def _quickly(given: argparse.Namespace, config: Config) -> int | Planned | None:
@@ -162,7 +162,7 @@ def _quickly(given: argparse.Namespace, config: Config) -> int | Planned | None:
             return 0
         run.settle()
         _tell(plan, config)
-        return _close(run, None)
+        return _close(run, None, whole=True)
 
 
 def _check(run: Run) -> int:
@@ -213,8 +213,8 @@ def _tell(plan: Plan, config: Config) -> None:
         say(f"plan: {guide} looks, too, as often as the CLIP does: each of its encodings comes on top", aside=True)
 
 
-def _close(run: Planned, out: str | None) -> int:
-    """Say what was made and which images were not."""
+def _close(run: Planned, out: str | None, *, whole: bool) -> int:
+    """Say what was made and which images were not; `whole`: all that there is was brought up to date."""
     from vpl.runs.records import read_evaluations
 
     for evaluation in read_evaluations(run.folder):
@@ -227,9 +227,10 @@ def _close(run: Planned, out: str | None) -> int:
     elif masks.exists():
         say(f"{count_of(sum(1 for _ in masks.rglob('*.png')), 'pseudo-mask')} in {masks}")
     if run.has_network:
-        say(f"network in {run.folder / 'network'}: vpl predict {run.folder} --images DIR --out DIR")
+        of = "" if whole else _outdated(run, "network", "train")
+        say(f"network in {run.folder / 'network'}{of}: vpl predict {run.folder} --images DIR --out DIR")
     if (run.folder / "report.html").exists():
-        say(f"report in {run.folder / 'report.html'}")
+        say(f"report in {run.folder / 'report.html'}{'' if whole else _outdated(run, 'report', 'run')}")
     unseen = run.validation_list
     problems = len(run.dataset.problems) + (len(unseen.problems) if unseen else 0)
     for failure in run.failures.values():
@@ -245,6 +246,12 @@ def _close(run: Planned, out: str | None) -> int:
     if run.unscored:
         say(f"vpl: there are no scores: {run.unscored}", aside=True)
     return 1 if run.failures or problems or run.unscored else 0
+
+
+def _outdated(run: Planned, stage: str, command: str) -> str:
+    """What to say of a product that was made from something else than is there now; "" where it was not."""
+    stale = run.plan([stage], () if run.has_network else ["network"]).of(stage) is not None
+    return f" (made before what has changed; vpl {command} makes it anew)" if stale else ""
 
 
 def _predict(given: argparse.Namespace) -> int:
