@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
 
-def to_openai(state: dict) -> dict:
-    """transformers' keys respelled as OpenAI's, by plain replacement."""
-    result = {}
+def joined(state: dict) -> Iterator[tuple[str, torch.Tensor]]:
+    """transformers' keys and tensors, q, k and v of a layer as one, under q's key."""
     for key, tensor in state.items():
         if ".k_proj." in key or ".v_proj." in key:
             continue
         if ".q_proj." in key:
             tensor = torch.cat([state[key.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+        yield key, tensor
+
+
+def to_openai(state: dict) -> dict:
+    """transformers' keys respelled as OpenAI's, by plain replacement."""
+    result = {}
+    for key, tensor in joined(state):
         if "visual_projection" in key or "text_projection" in key:
             tensor = tensor.T.contiguous()
         for old, new in (

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
+from clip_files import joined
 from conftest import WORDS, pixels_of
 from vpl.clip.model import FrozenClip
 from vpl.clip.tokens import siglip_tokenizer
@@ -225,11 +226,7 @@ def test_what_is_not_read_is_named(folder, tmp_path, config, words):
 def to_open_clip(state):
     """transformers' keys of a SigLIP respelled as open_clip's, whose image tower is timm's, by plain replacement."""
     result = {}
-    for key, tensor in state.items():
-        if ".k_proj." in key or ".v_proj." in key:
-            continue
-        if ".q_proj." in key:
-            tensor = torch.cat([state[key.replace("q_proj", f"{part}_proj")] for part in "qkv"])
+    for key, tensor in joined(state):
         if "head.attention.in_proj_" in key:
             kind = key.rpartition("_")[2]
             result[f"visual.trunk.attn_pool.q.{kind}"], result[f"visual.trunk.attn_pool.kv.{kind}"] = (

@@ -8,7 +8,6 @@ are. What can't be used is told in `Dataset.problems`; only a file that can't be
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from vpl.classes import ClassSet
 from vpl.config import DataConfig
 from vpl.edges import storage, tags
 from vpl.edges.layouts import LAYOUTS, Row, Source
-from vpl.edges.names import Finder, existing_file, existing_folder, inside, listing, located, shown
+from vpl.edges.names import Finder, existing_file, existing_folder, folded, inside, listing, located, shown
 from vpl.edges.truth import Drawings, Meaning, Values
 from vpl.errors import ConfigError, DataError
 
@@ -197,7 +196,7 @@ class _Shots:
             own = row.id or PurePosixPath(name).with_suffix("").as_posix()
             if len(own.rpartition("/")[2].encode()) + len(".png") > _LONGEST_FILE_NAME:
                 raise DataError(f"the image name {shown(own)} is too long for its mask's file name; shorten it.")
-            key = unicodedata.normalize("NFC", own).casefold()
+            key = folded(own)
             before = self.kept.get(key)
             if before is not None and not _same(before.image, image):
                 raise DataError(self._taken(before, own))

@@ -36,6 +36,11 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "...")
 
 
+def folded(name: str) -> str:
+    """A name as the least exact disk has it: case and Unicode form aside."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 def is_system(name: str) -> bool:
     """Whether a file or folder is one that an operating system puts beside photographs, or hidden."""
     return name.startswith(".") or name.lower() in _SYSTEM or name.lower().endswith(_BESIDE)

@@ -16,7 +16,6 @@ from __future__ import annotations
 import glob
 import os
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from vpl.edges import images, outputs, storage
-from vpl.edges.names import CONTROL, IMAGE_SUFFIXES, inside, is_system, listing, shown
+from vpl.edges.names import CONTROL, IMAGE_SUFFIXES, folded, inside, is_system, listing, shown
 from vpl.errors import DataError
 
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg")
@@ -208,7 +207,7 @@ def _apart(found: list[Found]) -> list[Found]:
     names: dict[str, set[str]] = {}
     for one in found:
         if isinstance(one.image, Path):
-            names.setdefault(_folded(one.name), set()).add(os.path.realpath(one.image.parent))
+            names.setdefault(folded(one.name), set()).add(os.path.realpath(one.image.parent))
     if all(len(places) < 2 for places in names.values()):
         return found
     whole = {id(one): one.image.parent.resolve() / one.image.name for one in found if isinstance(one.image, Path)}
@@ -222,12 +221,11 @@ def _apart(found: list[Found]) -> list[Found]:
 
 
 def _each_once(found: list[Found]) -> tuple[list[Found], list[tuple[str, str]]]:
-    """The first of each name, folded as the least exact disk would: case and Unicode form aside; another file of that
-    name is left out, the same file again is not told."""
+    """The first of each name as disks fold it; another file of that name is left out, the same again is not told."""
     kept: dict[str, Found] = {}
     doubles = []
     for one in found:
-        first = kept.setdefault(_folded(one.name), one)
+        first = kept.setdefault(folded(one.name), one)
         if first is not one and not (isinstance(one.image, (str, Path)) and one.image == first.image):
             but = (
                 "its suffix"
@@ -236,10 +234,6 @@ def _each_once(found: list[Found]) -> tuple[list[Found], list[tuple[str, str]]]:
             )
             doubles.append((one.where, f"another image, {first.where}, has the same name but for {but}; rename one."))
     return list(kept.values()), doubles
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _stem(name: str) -> str:
