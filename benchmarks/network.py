@@ -5,10 +5,11 @@
 
 Makers of masks: `paper`, `standard` and `best` are a run's pseudo-masks; `again` those that the recipe's network,
 taught by `standard`, predicts for its own training scenes by the second protocol, restricted to their tags (a second
-round); `truth` the drawn masks, which only a benchmark may teach: they show what a head could learn. Scenes, masks and
-networks are made where they are not there yet, a training that was killed goes on, and what is measured already is
-kept. All networks are measured on held-out scenes without tags, by both protocols. Rows of results without a style are
-of demo scenes.
+round); `truth` the drawn masks, which only a benchmark may teach: they show what a head could learn; `right` what
+of standard's masks is right, all else 255, which shows what wrong pixels cost. Values of `labels` shape the masks.
+Scenes, masks and networks are made where they are not there yet, a training that was killed goes on, and what is
+measured already is kept. All networks are measured on held-out scenes without tags, by both protocols. Rows of results
+without a style are of demo scenes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from vpl.classes import IGNORE
 from vpl.clip.model import FrozenClip
 from vpl.config import Config, quality
 from vpl.demo import HELD_OUT_IMAGES, SIDE, STYLE, TRAIN_IMAGES, config_for
@@ -38,8 +40,8 @@ from vpl.scenes.tree import write_tree
 
 RESULTS = Path(__file__).parent / "results" / "network.jsonl"
 QUALITIES: dict[str, dict[str, object]] = {"paper": {}, "standard": quality("standard"), "best": quality("best")}
-AGAIN = "again"
-MAKERS = ("truth", *QUALITIES, AGAIN)
+AGAIN, RIGHT = "again", "right"
+MAKERS = ("truth", *QUALITIES, AGAIN, RIGHT)
 OFTEN = {"train.checkpoint_every": 50}
 GUIDED = {key: one for key, one in quality("standard").items() if key.startswith(("decoder.", "train."))}
 NEAR: dict[str, object] = {"train.scale_low": 0.75, "train.scale_high": 1.5}
@@ -69,15 +71,25 @@ def scenes_of(out: Path, style: str, number: int) -> Config:
     return config_for(data)
 
 
-def masks_of(out: Path, recipe: str, maker: str, style: str, number: int) -> Path:
+def masks_of(out: Path, recipe: str, maker: str, style: str, number: int, values: dict[str, str] | None = None) -> Path:
     """The folder of a maker's masks, made where it is not there; of a run it has all that the run made."""
     config = scenes_of(out, style, number)
+    drawn = out / f"scenes-{style}-{number}" / "masks" / "train"
     if maker == "truth":
-        return out / f"scenes-{style}-{number}" / "masks" / "train"
-    if maker != AGAIN:
-        with Run(out / f"{maker}-{style}-{number}", config.with_values(QUALITIES[maker]), device="cpu") as run:
+        return drawn
+    if maker in QUALITIES:
+        name = "-".join((maker, *(f"{key}={one}" for key, one in (values or {}).items()), style, str(number)))
+        with Run(out / name, config.with_values(QUALITIES[maker] | (values or {})), device="cpu") as run:
             run.labels()
         return run.folder / "labels"
+    if maker == RIGHT:
+        made, folder = masks_of(out, recipe, "standard", style, number, values), out / f"{RIGHT}-{style}-{number}"
+        folder.mkdir(exist_ok=True)
+        palette = dataset_of(config.data).classes.palette()
+        for path in made.glob("*.png"):
+            mask, truth = images.read_mask(path), images.read_mask(drawn / path.name)
+            images.write_mask(folder / path.name, np.where(mask == truth, mask, IGNORE), palette)
+        return folder
     folder = out / f"{recipe}-{AGAIN}-{style}-{number}"
     folder.mkdir(exist_ok=True)
     dataset, taught = dataset_of(config.data), out / f"network-{recipe}-standard-{style}-{number}"
@@ -94,7 +106,8 @@ def masks_of(out: Path, recipe: str, maker: str, style: str, number: int) -> Pat
 
 def measure(out: Path, recipe: str, maker: str, style: str, number: int, values: dict[str, str]) -> dict:
     """Train and evaluate; processor seconds of a training that ran through."""
-    masks = masks_of(out, recipe, maker, style, number)
+    labels = {key: one for key, one in values.items() if key.startswith("labels.")}
+    masks = masks_of(out, recipe, maker, style, number, labels)
     prototypes = masks_of(out, recipe, "standard", style, number).parent / "prototypes.safetensors"
     config = scenes_of(out, style, number).with_values(RECIPES[recipe] | OFTEN | values)
     clip = FrozenClip.load("pocket", device="cpu", precision=config.clip.precision)
