@@ -191,6 +191,7 @@ def _held(folder):
     [
         (b"no photograph", {}, "damaged or no image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "damaged or no image"),
+        (b"", {}, "is empty"),
         (b"", {"id": "../../config"}, "no such photograph"),
         (b"", {"id": "/etc/passwd"}, "no such photograph"),
         (None, {"tags": "unicorn"}, "unknown tag"),

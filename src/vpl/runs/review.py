@@ -75,6 +75,17 @@ class Review:
         """id -> decision, of those on which there is one."""
         return dict(self._decisions)
 
+    def counts(self) -> tuple[tuple[str, int], ...]:
+        """(words, how many) of each kind of decision that there is."""
+        found = self._decisions.values()
+        rows = (
+            ("accepted", sum(one.decision == "accept" for one in found)),
+            ("rejected", sum(one.decision == "reject" for one in found)),
+            ("with corrected tags", sum(one.tags is not None for one in found)),
+            ("with a painted mask", sum(bool(one.corrected) for one in found)),
+        )
+        return tuple(row for row in rows if row[1])
+
     def of(self, id: str) -> Decision:
         """The decision on a photograph."""
         return self._decisions.get(id, Decision())
@@ -138,13 +149,18 @@ def _read(folder: Path) -> dict[str, Decision]:
     if not path.exists():
         return {}
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        return {row["id"]: _decision(folder, row) for row in rows}
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline="")))
+        found = {row["id"]: _decision(folder, row) for row in rows}
+        if len(found) < len(rows):
+            raise ValueError("a photograph has two lines")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}); mend its line, or delete it to review again.") from error
 
 
 def _decision(folder: Path, row: Mapping[str, str]) -> Decision:
+    if None in row or None in row.values():
+        raise ValueError(f"the line of {row['id']} is cut off, or has too many cells")
     if row["decision"] not in DECISIONS:
         raise ValueError(f"the decision {row['decision']!r}")
     tags = tuple(map(str, json.loads(row["tags"]))) if row["tags"] else None
