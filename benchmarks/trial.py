@@ -31,6 +31,8 @@ MOVES: dict[str, tuple[object, ...]] = {
     "refine.box_threshold": (0.4, 0.5, 0.6),
     "labels.confidence": (0.95, 0.8, 0.7),
     "looks.makers": (("gradcam", "sclip", "naclip"), ("gradcam", "naclip"), ("gradcam",)),
+    "looks.flip": (False, True, False),
+    "par.rounds": (5, 0, 10),
     "crf.enabled": (False, True, False),
 }
 
