@@ -115,6 +115,7 @@ HEAD = "id,decision,tags,corrected\n"
         "id,decision\na,accept\n",
         f"{HEAD}a,perhaps,,\n",
         "\xff",
+        "",
         f"{HEAD}a,accept,\n",
         f"{HEAD}a,accept,,,\n",
         f'{HEAD}a,accept,"[""do',
