@@ -35,6 +35,14 @@ def test_a_folder_with_its_sub_folders(photos):
     assert found.found[2].image == photos / "day1" / "a.jpg"
 
 
+def test_a_pattern_goes_round_no_loop_of_links(photos):
+    before = names(sources.read(str(photos / "**" / "*.jpg")))
+    (photos / "loop").symlink_to(photos)
+    (photos / "here").symlink_to(".")
+    assert names(sources.read(str(photos / "**" / "*.jpg"))) == before
+    assert names(sources.read(str(photos / "loop" / "*.jpg"))) == ["a"], "a link that is named is followed"
+
+
 def test_a_file_a_pattern_and_a_list(photos):
     assert names(sources.read(photos / "a.jpg")) == ["a"]
     assert names(sources.read(str(photos / "**" / "*.jpg"))) == ["a", "day1/a"]
