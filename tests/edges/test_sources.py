@@ -39,7 +39,12 @@ def test_a_pattern_goes_round_no_loop_of_links(photos):
     before = names(sources.read(str(photos / "**" / "*.jpg")))
     (photos / "loop").symlink_to(photos)
     (photos / "here").symlink_to(".")
-    assert names(sources.read(str(photos / "**" / "*.jpg"))) == before
+    (photos / "day1" / "up").symlink_to("..")
+    found = sources.read(str(photos / "**" / "*.jpg"))
+    assert names(found) == before == ["a", "day1/a"] and len(found.left_out) == 3
+    assert all("is not followed" in why for _, why in found.left_out)
+    assert names(sources.read(str(photos / "**"))) == names(sources.read(photos))
+    assert names(sources.read(str(photos / "**" / "day1" / "**" / "*.webp"))) == ["day1/deep/c"]
     assert names(sources.read(str(photos / "loop" / "*.jpg"))) == ["a"], "a link that is named is followed"
 
 

@@ -175,10 +175,10 @@ def _pattern(pattern: str) -> Sources:
     left_out: list[tuple[str, str]] = []
     folders: dict[Path, None] = {}
     masks: dict[Path, frozenset[str]] = {}
-    loops: dict[Path, bool] = {}
-    for text in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 (a pattern may be absolute, or climb)
+    links: dict[str, None] = {}
+    for text in sorted(_matches(pattern, links)):
         path = Path(text)
-        if path.is_dir() or is_system(path.name) or _climbs(path.parent, fixed, loops) or _is_mask(path, fixed, masks):
+        if path.is_dir() or is_system(path.name) or _is_mask(path, fixed, masks):
             continue
         name = path.relative_to(fixed).as_posix() if fixed.parts else path.as_posix()
         if CONTROL.search(name):
@@ -186,17 +186,25 @@ def _pattern(pattern: str) -> Sources:
             continue
         folders[path.parent] = None
         found.append(Found(_stem(name), path, name))
+    left_out += ((shown(one), "a link to a folder is not followed; give that folder itself too.") for one in links)
     if not found and not left_out:
         raise DataError(f"the pattern {pattern} finds no file; check it, and quote it where the shell reads it too.")
     return Sources(tuple(found), tuple(left_out), tuple(folders))
 
 
-def _climbs(folder: Path, top: Path, known: dict[Path, bool]) -> bool:
-    """Whether a link on the way from `top` leads to a folder above itself: what lies there has been found already."""
-    if folder not in known:
-        climbs = folder.is_symlink() and Path(os.path.realpath(folder.parent)).is_relative_to(os.path.realpath(folder))
-        known[folder] = folder not in (top, folder.parent) and (climbs or _climbs(folder.parent, top, known))
-    return known[folder]
+def _matches(pattern: str, links: dict[str, None]) -> set[str]:
+    """What a pattern finds. `**` goes into no links to folders, as two that lead up would never end; they are noted."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return set(glob.glob(pattern))  # noqa: PTH207 (a pattern may be absolute, or climb)
+    at = parts.index("**")
+    rest, found = parts[at + 1 :] or ("*",), set()
+    for top in _matches(str(Path(*parts[:at])), links) if at else {"."}:
+        for above, folders, _ in os.walk(top):
+            folders[:] = [one for one in folders if not is_system(one)]
+            links |= dict.fromkeys(place for one in folders if Path(place := f"{above}/{one}").is_symlink())
+            found |= _matches(str(Path(glob.escape(above), *rest)), links)
+    return found
 
 
 def _is_mask(path: Path, top: Path, known: dict[Path, frozenset[str]]) -> bool:
