@@ -392,6 +392,11 @@ def test_the_brush_by_keys_and_what_can_not_be_saved(server, width):
         browser.press("\ue014", 2)
         browser.press(" ")
         assert browser.run(said).startswith("Brush at ")
+        browser.run("$('stage').style.width = '30px'; $('pixels').click(); $('view').focus()")
+        browser.press("\ue012")
+        browser.press("\ue014")
+        assert browser.run("return $('stage').scrollLeft") > 0, "what the brush is at is in sight"
+        browser.run("$('stage').style.width = ''; $('pixels').click(); $('view').focus()")
         browser.press("s")
         wait(lambda: Review(folder).of(names[1]).corrected)
         before = images.read_mask(folder / "labels" / f"{names[1]}.png")
