@@ -111,8 +111,8 @@ def reviewed(browser: Browser, server: Server, folder: Path) -> None:
     shoot(browser, folder, "phone-one")
 
 
-def walk(folder: Path, home: Path) -> None:
-    data, run = home / "scenes", home / "drawings"
+def walk(folder: Path) -> None:
+    data, run = Path("scenes"), Path("drawings")  # from here, so that no picture holds where they lie
     if not run.exists():
         write_tree(data, {"train": SCENES, "val": 8}, seed=11, style="demo", size=SIDE)
         paths = ["--images", str(data / "images" / "train"), "--tags", str(data / "train.csv")]
@@ -134,4 +134,7 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        walk(given.folder, given.out or Path(name))
+        home, folder = given.out or Path(name), given.folder.resolve()
+        home.mkdir(parents=True, exist_ok=True)
+        with contextlib.chdir(home):
+            walk(folder)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import http.client
 import io
 import json
@@ -9,6 +11,8 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -26,7 +30,7 @@ from vpl.app.server import Server
 from vpl.app.tryout import Tryout
 from vpl.cli import main
 from vpl.config import Config
-from vpl.edges import images
+from vpl.edges import images, storage
 from vpl.errors import DataError, RunError
 from vpl.runs import teaching
 from vpl.runs.review import Review
@@ -120,6 +124,50 @@ def test_what_is_too_large_is_refused_unread(ask, server):
     for body in (b"[]", b"{", b'{"id": 3}', json.dumps({"id": id, "tags": ["no class"]}).encode()):
         assert ask("decide", body)[0] == 400
     assert ask("list")[0] == 200 and not (server.room.folder / "review.csv").exists()
+
+
+def test_a_fault_is_answered_and_a_full_disk_loses_nothing(ask, server, monkeypatch, capfd):
+    row = ask("list")[1]["rows"][0]
+    asked = {"id": row["id"], "decision": "accept", "tags": row["tags"] * 2, "revision": row["revision"]}
+    assert ask("decide", b"[" * 60_000)[0] == 400
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+        status, told, _ = ask("decide", json.dumps(asked).encode())
+        assert status == 400 and "No space left" in told["error"] and ask("list")[1]["rows"][0] == row
+        painted = bytes(row["size"][0] * row["size"][1])
+        assert ask("paint", painted, id=row["id"], revision=row["revision"])[0] == 400
+    assert not list(server.room.folder.rglob(f"*{storage.PARTIAL}")) and not Review(server.room.folder).decisions
+    with monkeypatch.context() as patch:
+        patch.setattr(server.room, "listed", lambda: 1 / 0)
+        status, told, _ = ask("list")
+        assert status == 500 and told["error"].startswith("vpl has a fault (ZeroDivisionError)")
+    wait(lambda: "ZeroDivisionError: division by zero" in capfd.readouterr().err)
+    assert ask("decide", json.dumps(asked).encode())[1]["tags"] == row["tags"], "each once"
+
+
+def test_a_browser_that_has_gone_is_no_fault(ask, server, capfd):
+    for _ in range(8):
+        with socket.create_connection(("127.0.0.1", server.server_address[1])) as gone:
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            gone.sendall(f"GET /{server.token}/list HTTP/1.1\r\nHost: {server.host}\r\n\r\n".encode())
+    assert ask("list")[0] == 200
+    time.sleep(0.5)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_photograph_that_has_gone_is_told(ask, server, tmp_path):
+    id = next(iter(server.room._samples))
+    server.room._samples[id] = dataclasses.replace(server.room.sample(id), image=tmp_path / "gone.png")
+    status, told, _ = ask("photograph", id=id)
+    assert status == 400 and "gone.png" in told["error"]
+    assert ask("mask", id=id)[0] == 200 and ask("list")[0] == 200
+
+
+def test_a_tag_that_is_no_class_is_told_before_the_page_opens(labelled, tmp_path):
+    folder = shutil.copytree(labelled, tmp_path / "run")
+    (folder / "review.csv").write_text('id,decision,tags,corrected\nx,,"[""unicorn""]",\n', encoding="utf-8")
+    with pytest.raises(RunError, match="the tag 'unicorn', which is none of the classes"):
+        Room(folder, "cpu")
 
 
 def test_two_windows_do_not_lose_each_others_work(ask, server):
@@ -291,7 +339,7 @@ def test_a_review_in_chromium_by_keyboard(server, width):
         assert after[height // 2, across // 2] == 1 and (after != before).sum() <= 12 * 12
         # a tag by its box
         said = "return document.getElementById('said').textContent"
-        assert browser.run(said).startswith(f"Saved: {names[1]} undecided, painted")
+        wait(lambda: browser.run(said).startswith(f"Saved: {names[1]} undecided, painted"))
         share = browser.run("return document.querySelector('#tags .soft').textContent")
         assert share.endswith(" %") or share == "no pixel", "what the first tag has of the mask"
         browser.run("document.querySelector('#tags input:not(:checked)').click()")
@@ -311,6 +359,59 @@ def test_a_review_in_chromium_by_keyboard(server, width):
         assert browser.run("return document.querySelectorAll('button, input, select').length > 10") is True
         unnamed = "return [...document.querySelectorAll('input, select')].filter(one => !one.labels.length).length"
         assert browser.run(unnamed) == 0
+        assert browser.console() == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_brush_by_keys_and_what_can_not_be_saved(server, width):
+    folder = server.room.folder
+    with chromium() as browser:
+        browser.screen(width)
+        browser.open(server.address)
+        wait(lambda: browser.run("return document.querySelectorAll('.cell').length") == 5)
+        wait(lambda: not browser.run("return data.looking"))
+        names = browser.run("return shown.map(row => row.id)")
+        order = "return [...document.querySelectorAll('.cell')].map(cell => cell.dataset.id)"
+        browser.run(
+            "put = (id, value) => { $(id).value = value; $(id).oninput(); }; put('search', arguments[0])", names[2]
+        )
+        browser.run("put('search', '')")
+        assert browser.run(order) == names, "the Tab key goes as the eye does"
+        ready = "return $('one').dataset.ready"
+        said = "return $('said').textContent"
+        browser.press("j")
+        wait(lambda: browser.run(ready) == names[0])
+        # saving where nothing is painted, or before the picture is there, saves nothing
+        browser.run("open(1); save()")
+        wait(lambda: browser.run(said) == "nothing is painted that is not saved")
+        wait(lambda: browser.run(ready) == names[1])
+        assert not Review(folder).decisions
+        # the brush by keys: two steps to the right, paint, save
+        browser.run("$('label').value = '1'; $('label').onchange(); $('width').value = 4; $('view').focus()")
+        assert browser.run("return $('view').getAttribute('role')") == "application"
+        browser.press("\ue014", 2)
+        browser.press(" ")
+        assert browser.run(said).startswith("Brush at ")
+        browser.run("$('stage').style.width = '30px'; $('pixels').click(); $('view').focus()")
+        browser.press("\ue012")
+        browser.press("\ue014")
+        assert browser.run("return $('stage').scrollLeft") > 0, "what the brush is at is in sight"
+        browser.run("$('stage').style.width = ''; $('pixels').click(); $('view').focus()")
+        browser.press("s")
+        wait(lambda: Review(folder).of(names[1]).corrected)
+        before = images.read_mask(folder / "labels" / f"{names[1]}.png")
+        after = images.read_mask(folder / "corrected" / f"{names[1]}.png")
+        height, across = before.shape
+        assert after[height // 2, across // 2 + 4] == 1 and (after != before).sum() <= 16
+        assert browser.run("return document.activeElement.id") == "view", "keys go on where they were"
+        # a decision that is not saved does not go on
+        browser.run(
+            "$('label').value = ''; $('label').onchange(); window.fetch = () => Promise.reject(new TypeError())"
+        )
+        browser.press("a")
+        wait(lambda: browser.run(said) == "vpl app does not answer; is it still running?")
+        assert browser.run("return $('one').dataset.id") == names[1]
+        assert not browser.run("return shown[at].decision")
         assert browser.console() == []
 
 

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import http.client
+import io
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+import zlib
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from app_case import Asker, wait
 from browser import chromium
@@ -191,6 +195,7 @@ def _held(folder):
     [
         (b"no photograph", {}, "damaged or no image"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", {}, "damaged or no image"),
+        (b"", {}, "is empty"),
         (b"", {"id": "../../config"}, "no such photograph"),
         (b"", {"id": "/etc/passwd"}, "no such photograph"),
         (None, {"tags": "unicorn"}, "unknown tag"),
@@ -203,6 +208,37 @@ def test_what_can_not_be_looked_at(tryout, small_tree, photograph, given, words)
     asked = {"id": "", "tags": "house", "clip": ""} | given
     with pytest.raises((DataError, ModelError), match=words):
         tryout.look(own if photograph is None else photograph, **asked)
+
+
+def packed(image, kind, **given):
+    file = io.BytesIO()
+    image.save(file, kind, **given)
+    return file.getvalue()
+
+
+def test_photographs_of_every_kind_are_looked_at(tryout):
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (24, 40, 3), dtype=np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for sent, size in (
+        (packed(image.convert("CMYK"), "JPEG"), [24, 40]),
+        (packed(Image.fromarray(rng.integers(0, 65536, (24, 40), dtype=np.uint16)), "PNG"), [24, 40]),
+        (packed(image, "JPEG", exif=turned), [40, 24]),
+        (packed(image, "WEBP"), [24, 40]),
+        (packed(image.convert("RGBA"), "TIFF"), [24, 40]),
+        (packed(image.resize((1, 1)), "GIF"), [1, 1]),
+    ):
+        shown = tryout.look(sent, "", "house", "")
+        assert shown["size"] == size
+        assert unpacked(tryout.maps({"look": shown["look"], "values": {}}), shown)[1]["labels"].shape == tuple(size)
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")]
+    bomb = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in parts
+    )
+    with pytest.raises(DataError, match=r"more than .* pixels"):
+        tryout.look(bomb, "", "house", "")
 
 
 def test_only_who_has_the_token_and_no_other_page_tries(server):

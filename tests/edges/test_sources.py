@@ -35,11 +35,42 @@ def test_a_folder_with_its_sub_folders(photos):
     assert found.found[2].image == photos / "day1" / "a.jpg"
 
 
+def test_a_pattern_goes_round_no_loop_of_links(photos):
+    before = names(sources.read(str(photos / "**" / "*.jpg")))
+    (photos / "loop").symlink_to(photos)
+    (photos / "here").symlink_to(".")
+    (photos / "day1" / "up").symlink_to("..")
+    found = sources.read(str(photos / "**" / "*.jpg"))
+    assert names(found) == before == ["a", "day1/a"] and len(found.left_out) == 3
+    assert all("is not followed" in why for _, why in found.left_out)
+    assert names(sources.read(str(photos / "**"))) == names(sources.read(photos))
+    assert names(sources.read(str(photos / "**" / "day1" / "**" / "*.webp"))) == ["day1/deep/c"]
+    assert names(sources.read(str(photos / "loop" / "*.jpg"))) == ["a"], "a link that is named is followed"
+
+
 def test_a_file_a_pattern_and_a_list(photos):
     assert names(sources.read(photos / "a.jpg")) == ["a"]
     assert names(sources.read(str(photos / "**" / "*.jpg"))) == ["a", "day1/a"]
     assert names(sources.read(f"{photos}/*")) == ["a", "b"]
     assert names(sources.read([photos / "b.PNG", photos / "day1"])) == ["b", "a", "deep/c"]
+
+
+def test_a_list_names_files_from_its_folder(photos, monkeypatch):
+    (photos / "list.txt").write_text(
+        f"\ufeff# mine\nday1/a.jpg\n\nb.PNG\r\n{photos / 'a.jpg'}\n../{photos.name}/day1/deep/c.webp\ngone.jpg\n",
+        encoding="utf-8",
+    )
+    found = sources.read(photos / "list.txt")
+    assert names(found) == ["day1/a", "b", "a", "c"]
+    assert [name for name, _ in found.left_out] == ["'gone.jpg'"] and "no such file" in found.left_out[0][1]
+    assert photos / "day1" in found.folders, "nothing is written there"
+    monkeypatch.chdir(photos.parent)
+    (photos / "day1" / "other.txt").write_text("photos/b.PNG\n")
+    assert names(sources.read("photos/day1/other.txt")) == ["photos/b"]
+    (photos / "other.txt").write_bytes(b"\xff\xfe")
+    for text, words in (("other.txt", "one path a line"), ("day1/none.txt", "no file or folder")):
+        with pytest.raises(DataError, match=words):
+            sources.read(photos / text)
 
 
 def test_names_that_meet_are_told_apart_by_their_folders(photos):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from vpl.classes import ClassSet
 from vpl.config import Config
+from vpl.edges import toolfiles
 from vpl.edges.datasets import open_dataset
 from vpl.errors import DataError
 
@@ -89,3 +92,31 @@ def test_words_in_captions(tmp_path):
 def test_what_is_no_export_of_cvat(tmp_path, content, words):
     with pytest.raises(DataError, match=words):
         opened(tmp_path, "annotations.xml", content)
+
+
+def places(tree, way=()):
+    if way:
+        yield way
+    for key, one in tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, list) else ():
+        yield from places(one, (*way, key))
+
+
+@pytest.mark.parametrize("tree", [LABEL_STUDIO, FIFTYONE, FIFTYONE_LABELS, CAPTIONS])
+def test_what_is_of_another_kind_somewhere_says_nothing(tree):
+    classes = ClassSet(("cat", "dog", "sofa"))
+    for *above, last in places(tree):
+        for junk in (None, 0, 1.5, True, "", "http://[", [], {}, [1], [[1]], {"a": 1}):
+            other = json.loads(json.dumps(tree))
+            within = other
+            for key in above:
+                within = within[key]
+            within[last] = junk
+            with contextlib.suppress(DataError):
+                for row in toolfiles.rows_of(other, classes) or ():
+                    assert all(isinstance(tag, str) for tag in row["tags"])
+
+
+def test_a_taxonomys_leaf_is_the_tag():
+    chosen = {"type": "taxonomy", "value": {"taxonomy": [["animal", "dog"], ["cat"]]}}
+    task = {"data": {"image": "b.jpg"}, "annotations": [{"result": [chosen]}]}
+    assert toolfiles.rows_of([task], None) == [{"file_name": "b.jpg", "tags": ["dog", "cat"]}]

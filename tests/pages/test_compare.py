@@ -15,6 +15,7 @@ from vpl.config import preset
 from vpl.edges.images import read_mask, write_mask
 from vpl.errors import RunError
 from vpl.pages import compare
+from vpl.runs.review import Review
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
 
@@ -203,3 +204,26 @@ def test_images_that_do_not_differ_are_not_said_to():
     page = compare.render(data)
     assert "<h3>changed" in page and "<h3>unchanged" not in page and "background:red" in page
     assert "has the same mIoU in every run" in compare.render(dataclasses.replace(data, pictures=pictures[1:]))
+
+
+@pytest.mark.slow
+def test_what_people_decided_is_a_difference(runs, tmp_path):
+    folders = [shutil.copytree(runs / "vision", tmp_path / name) for name in ("one", "two", "three")]
+    assert "review" not in render_of(folders)[0]
+    first, second, _ = (Review(folder) for folder in folders)
+    names = sorted(path.stem for path in (folders[0] / "labels").glob("*.png"))
+    mask = read_mask(folders[0] / "labels" / f"{names[1]}.png")
+    first.decide(names[0], "reject", None, first.of(names[0]).revision)
+    first.paint(names[1], mask, scene_classes(), first.of(names[1]).revision)
+    second.decide(names[2], "reject", None, second.of(names[2]).revision)
+    told, page = render_of(folders)
+    assert told["review"] == ("1 rejected, 1 with a painted mask", "1 rejected", "no decision")
+    assert "<td>1 rejected</td>" in page and "painted masks are not among those compared" in page
+    first.paint(names[1], None, scene_classes(), first.of(names[1]).revision)
+    assert render_of(folders[:2])[0]["review"] == ("1 rejected", "1 rejected, not the same")
+    assert str(compare.collect(folders[:2])).endswith("review: 1 rejected | 1 rejected, not the same")
+
+
+def render_of(folders):
+    data = compare.collect(folders)
+    return {one.key: one.values for one in data.differences}, compare.render(data)

@@ -95,7 +95,33 @@ def test_a_kill_while_saving_leaves_the_decision_before(tmp_path, monkeypatch):
     assert made.of("d") == Decision(), "what is not on the disk was not decided"
 
 
-@pytest.mark.parametrize("text", ["id,decision\na,accept\n", "id,decision,tags,corrected\na,perhaps,,\n", "\xff"])
+def test_names_of_every_kind_are_read_back(tmp_path):
+    made, nothing = Review(tmp_path), Decision().revision
+    names = ["a\u2028b", "c\x85d", 'e"f', "g,h", "</script>", " i ", "ü\u0308", "=1+1", "#j"]
+    for name in names:
+        made.decide(name, "accept", None, nothing)
+    assert set(Review(tmp_path).decisions) == set(names)
+    text = (tmp_path / "review.csv").read_text(encoding="utf-8")
+    (tmp_path / "review.csv").write_text(f"\ufeff{text}".replace("\n", "\r\n"), encoding="utf-8", newline="")
+    assert set(Review(tmp_path).decisions) == set(names), "as a spreadsheet saves it"
+
+
+HEAD = "id,decision,tags,corrected\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,decision\na,accept\n",
+        f"{HEAD}a,perhaps,,\n",
+        "\xff",
+        "",
+        f"{HEAD}a,accept,\n",
+        f"{HEAD}a,accept,,,\n",
+        f'{HEAD}a,accept,"[""do',
+        f"{HEAD}a,accept,,\na,reject,,\n",
+    ],
+)
 def test_a_damaged_file_is_told(tmp_path, text):
     (tmp_path / "review.csv").write_text(text, encoding="latin-1")
     with pytest.raises(RunError, match=r"review\.csv is damaged"):

@@ -32,7 +32,7 @@ from vpl.runs.files import read_prototypes, read_tensors
 from vpl.runs.inventory import places_of
 from vpl.runs.plan import count_of
 from vpl.runs.planned import dataset_of, split_of
-from vpl.runs.review import CORRECTED, Review
+from vpl.runs.review import CORRECTED, Review, reviewed
 from vpl.runs.stream import read_view
 
 PREDICTIONS = "predictions"
@@ -65,7 +65,7 @@ class Room:
     """One run under review.
 
     Raises:
-        RunError: no run, no pseudo-masks in it, or another page reviews it.
+        RunError: no run, no pseudo-masks in it, another page reviews it, or review.csv is damaged.
     """
 
     def __init__(self, folder: Path, device: str = "auto"):
@@ -75,6 +75,7 @@ class Room:
         self.config = stored.read(folder)
         dataset = dataset_of(self.config.data)
         self.classes, self._samples = dataset.classes, {one.id: one for one in dataset.samples}
+        reviewed(dataset, folder)  # a corrected tag that is none of the classes is told now
         self._held_out = self._predicted()
         (folder / CORRECTED).mkdir(exist_ok=True)
         self._lock = locks.claim(folder / CORRECTED)
@@ -166,6 +167,7 @@ class Room:
             "mirrored": len(self._agreement),
             "told": self._told,
             "busy": self._busy.locked(),
+            "looking": self._looking.is_alive(),
             "rows": [self.row(id) for id in (*self._samples, *self._held_out)],
         }
 
@@ -224,7 +226,8 @@ class Room:
         self._decidable(id)
         if tags is not None and not (isinstance(tags, list) and set(map(str, tags)) <= set(self.classes.names)):
             raise DataError("the tags are none of the classes.")
-        own = None if tags is None or tuple(tags) == self.sample(id).tags else tuple(map(str, tags))
+        tags = None if tags is None else tuple(dict.fromkeys(map(str, tags)))
+        own = None if tags == self.sample(id).tags else tags
         self.review.decide(id, str(asked.get("decision", "")), own, revision)
         self._sign(id)
         return self.row(id)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import hmac
 import json
 import secrets
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -59,6 +60,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self, room: Room | None, tryout: Tryout, port: int = 0):
         self.room, self.tryout, self.token = room, tryout, secrets.token_urlsafe(24)
         super().__init__(("127.0.0.1", port), _Answer)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Nothing where the browser has gone, as it does from pictures out of sight; else the traceback."""
+        if not isinstance(sys.exception(), (ConnectionError, TimeoutError)):
+            super().handle_error(request, client_address)
 
     def server_close(self) -> None:
         """Stop listening, and let the run go."""
@@ -171,6 +177,13 @@ class _Answer(BaseHTTPRequestHandler):
             return self._fail(HTTPStatus.BAD_REQUEST, str(error))
         except OSError as error:
             return self._fail(HTTPStatus.INTERNAL_SERVER_ERROR, f"it can't be written ({error.strerror}).")
+        except RecursionError:
+            return self._fail(HTTPStatus.BAD_REQUEST, "expected a JSON object without so many brackets.")
+        except Exception as error:
+            self._fail(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"vpl has a fault ({type(error).__name__}); its terminal says more."
+            )
+            raise
         return self._send(HTTPStatus.OK, kind, body)
 
     def _fail(self, status: HTTPStatus, reason: str) -> None:

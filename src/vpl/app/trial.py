@@ -30,7 +30,7 @@ from vpl.method.views import View, encode
 
 STAGES = ("text", "vision", "refined", "labels")
 """Label maps in the order of the work; without vision prototypes the second is left out."""
-QUICK_ROUNDS = 5
+QUICK_ROUNDS = 4
 """Mean-field rounds of the quick answer at most: the rounds are most of what a slider waits for. [ours]"""
 Maps = dict[str, UInt8[np.ndarray, "H W"]]
 _T = TypeVar("_T")

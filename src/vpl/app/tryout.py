@@ -124,6 +124,8 @@ class Tryout:
         if photograph:
             pixels, size = images.read_bytes(photograph, config.clip.max_side)
         else:
+            if not id:
+                raise DataError("the file that was sent is empty; choose another photograph.")
             sample = self._sample(id)
             pixels, size = images.read_with_size(sample.image, config.clip.max_side)
             tags = tags or ",".join(sample.tags)

@@ -207,7 +207,7 @@ def _predict(one: argparse.ArgumentParser) -> None:
     one.add_argument("--model", type=Path, metavar="RUN", help="the same as RUN")
     one.add_argument(
         "--images", nargs="+", required=True, metavar="IMAGES",
-        help="photographs or films: files, folders (with their sub-folders), patterns",
+        help="photographs or films: files, folders (with their sub-folders), patterns, lists (.txt)",
     )  # fmt: skip
     one.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the masks go")
     one.add_argument("--clip", metavar="CLIP", help="where the CLIP of the network lies now, if elsewhere")

@@ -3,6 +3,7 @@
     garden.jpg          -> garden
     photos/             -> every image below it, sub-folders kept: day1/garden
     photos/**/*.jpg     -> what the pattern finds, named below its fixed part
+    list.txt            -> what its lines name, from its own folder or from here
     [a.jpg, day2/, ...] -> all of them, one after the other
     an array, a PIL image -> named by its place in the list
 
@@ -31,6 +32,8 @@ from vpl.errors import DataError
 FILM_SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".avi", ".webm", ".mpg", ".mpeg")
 """Suffixes, in small letters, of the films that film.py opens."""
 
+LIST_SUFFIXES = (".txt", ".lst")
+"""Suffixes, in small letters, of files whose lines name photographs, where such a file itself is given."""
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -127,8 +130,34 @@ def _one(given: object, number: int) -> Sources:
     if there or not _MAGIC.search(str(given)):
         if not there:
             raise DataError(f"there is no file or folder {given}; check the path.")
+        if path.name.lower().endswith(LIST_SUFFIXES):
+            return _listed(path)
         return Sources((Found(_stem(path.name), path, path.name),), (), (path.parent,))
     return _pattern(str(given))
+
+
+def _listed(path: Path) -> Sources:
+    """The files that a list names, one a line; empty lines and those that begin with # say nothing."""
+    found: list[Found] = []
+    left_out: list[tuple[str, str]] = []
+    try:
+        with storage.open_bytes(path) as file:
+            lines = file.read(images.MOST_FILE_BYTES).decode("utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise DataError(f"the list {path} can't be read ({error}); expected a text of one path a line.") from error
+    for line in (one.strip() for one in lines):
+        if not line or line.startswith("#"):
+            continue
+        place = next(
+            (one for one in (path.parent / line, Path(line)) if not CONTROL.search(line) and one.is_file()), None
+        )
+        if place is None:
+            left_out.append((shown(line), f"there is no such file beside {path} or here; mend the line."))
+        else:
+            own = PurePosixPath(Path(line).as_posix())
+            name = place.name if own.is_absolute() or ".." in own.parts else str(own)
+            found.append(Found(_stem(name), place, name))
+    return Sources(tuple(found), tuple(left_out), tuple(dict.fromkeys(Path(str(one.image)).parent for one in found)))
 
 
 def _folder(folder: Path) -> Sources:
@@ -175,7 +204,8 @@ def _pattern(pattern: str) -> Sources:
     left_out: list[tuple[str, str]] = []
     folders: dict[Path, None] = {}
     masks: dict[Path, frozenset[str]] = {}
-    for text in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 (a pattern may be absolute, or climb)
+    links: dict[str, None] = {}
+    for text in sorted(_matches(pattern, links)):
         path = Path(text)
         if path.is_dir() or is_system(path.name) or _is_mask(path, fixed, masks):
             continue
@@ -185,9 +215,25 @@ def _pattern(pattern: str) -> Sources:
             continue
         folders[path.parent] = None
         found.append(Found(_stem(name), path, name))
+    left_out += ((shown(one), "a link to a folder is not followed; give that folder itself too.") for one in links)
     if not found and not left_out:
         raise DataError(f"the pattern {pattern} finds no file; check it, and quote it where the shell reads it too.")
     return Sources(tuple(found), tuple(left_out), tuple(folders))
+
+
+def _matches(pattern: str, links: dict[str, None]) -> set[str]:
+    """What a pattern finds. `**` goes into no links to folders, as two that lead up would never end; they are noted."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return set(glob.glob(pattern))  # noqa: PTH207 (a pattern may be absolute, or climb)
+    at = parts.index("**")
+    rest, found = parts[at + 1 :] or ("*",), set()
+    for top in _matches(str(Path(*parts[:at])), links) if at else {"."}:
+        for above, folders, _ in os.walk(top):
+            folders[:] = [one for one in folders if not is_system(one)]
+            links |= dict.fromkeys(place for one in folders if Path(place := f"{above}/{one}").is_symlink())
+            found |= _matches(str(Path(glob.escape(above), *rest)), links)
+    return found
 
 
 def _is_mask(path: Path, top: Path, known: dict[Path, frozenset[str]]) -> bool:

@@ -53,18 +53,27 @@ def _task(task: Entry) -> Entry:
     places = [one for one in task["data"].values() if isinstance(one, str)]
     image = next((one for one in places if re.search(r"\.\w{3,4}($|[?&])", one)), places[0] if places else "")
     tags: dict[str, None] = {}
-    for annotation in task["annotations"]:
-        if isinstance(annotation, dict) and not annotation.get("was_cancelled"):
-            for result in annotation.get("result") or ():
-                value = result.get("value", {}) if isinstance(result, dict) else {}
-                named = value.get(result.get("type")) if isinstance(value, dict) else None
-                tags |= dict.fromkeys(one for one in named or () if isinstance(one, str))
+    for annotation in _objects(task["annotations"]):
+        for result in () if annotation.get("was_cancelled") else _objects(annotation.get("result")):
+            value, kind = result.get("value"), result.get("type")
+            named = value.get(kind) if isinstance(value, dict) and isinstance(kind, str) else None
+            for one in named if isinstance(named, list) else ():
+                last = one[-1] if isinstance(one, list) and one else one  # of a taxonomy's way, the leaf
+                tags |= {last: None} if isinstance(last, str) else {}
     return {"file_name": _place(image), "tags": list(tags)}
+
+
+def _objects(found: object) -> list[Entry]:
+    """The objects of a list; what is something else says nothing."""
+    return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
 
 def _place(address: str) -> str:
     """The file that Label Studio's address stands for: served from a folder, uploaded, or elsewhere."""
-    parts = urlsplit(address)
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # no address, so no file that could be found
+        return address
     if parts.path.endswith("/data/local-files/"):
         return (parse_qs(parts.query).get("d") or [""])[0]
     if "/data/upload/" in parts.path:
@@ -106,16 +115,15 @@ def _captioned(tree: Entry, classes: ClassSet) -> list[Entry]:
         spelled = {name.lower(), *(one.strip().lower() for one in words.split(","))}
         pattern = "|".join(_forms(one) for one in sorted(spelled, key=len, reverse=True))
         wanted[name] = re.compile(rf"\b(?:{pattern})\b")
-    texts: dict[Any, list[str]] = {}
-    for one in tree["annotations"]:
-        if isinstance(one, dict) and isinstance(one.get("caption"), str):
-            texts.setdefault(one.get("image_id"), []).append(one["caption"].lower())
+    texts: dict[str, list[str]] = {}
+    for one in _objects(tree["annotations"]):
+        if isinstance(one.get("caption"), str):
+            texts.setdefault(repr(one.get("image_id")), []).append(one["caption"].lower())
     rows = []
-    for image in tree["images"]:
-        if isinstance(image, dict):
-            text = " . ".join(texts.get(image.get("id"), ()))
-            tags = [name for name, pattern in wanted.items() if pattern.search(text)]
-            rows.append({"file_name": image.get("file_name"), "tags": tags})
+    for image in _objects(tree["images"]):
+        text = " . ".join(texts.get(repr(image.get("id")), ()))
+        tags = [name for name, pattern in wanted.items() if pattern.search(text)]
+        rows.append({"file_name": image.get("file_name"), "tags": tags})
     return rows
 
 

@@ -1,6 +1,6 @@
 """`vpl compare RUN…`: several runs in one table and one self-contained page.
 
-    what differs in their configurations · mIoU of every stage · IoU by class · every image against the first run ·
+    what differs in configuration and review · mIoU of every stage · IoU by class · every image against the first run ·
     the images where the runs differ most
 
 Without truth, images are compared by the share of pixels on which the runs agree. Plain data first, a template second.
@@ -30,6 +30,7 @@ from vpl.method.metrics import Confusion
 from vpl.runs import stored
 from vpl.runs.planned import dataset_of
 from vpl.runs.records import read_metrics
+from vpl.runs.review import Review
 from vpl.sampling import evenly
 
 STAGES = {
@@ -41,6 +42,8 @@ SAME_KEYS = ("data", "validation")
 """Sections that say where things lie; a difference there is no difference in the method."""
 OF_TRUTH = ("data.masks", "data.mask_values", "validation.masks", "validation.mask_values")
 """Of these, what scores were measured against: told where two runs have one, and not the same."""
+REVIEW = "review"
+"""The row of what people decided, beside those of configuration values."""
 PICTURED, MOST_LOOKED = 12, 2000
 SIDE = 240
 
@@ -57,7 +60,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Difference:
-    """A configuration value that the runs do not share, by run."""
+    """A configuration value that the runs do not share, by run; or what people decided (`REVIEW`)."""
 
     key: str
     values: tuple[str, ...]
@@ -134,7 +137,7 @@ def collect(folders: Sequence[str | Path], pictured: int = PICTURED) -> Comparis
     measure, pictures = _pictures(paths, stage, samples, classes, pictured)
     return Comparison(
         names=_names(paths),
-        differences=_differences(configs),
+        differences=(*_differences(configs), *_reviews(paths)),
         lines=lines,
         by_class=by_class,
         by_class_of=by_class_of,
@@ -161,6 +164,18 @@ def _differences(configs: Sequence[Config]) -> tuple[Difference, ...]:
         if (key in OF_TRUTH and len({flat[key] for flat in flats} - {""}) > 1)
         or (key.partition(".")[0] not in SAME_KEYS and any(flat[key] != flats[0][key] for flat in flats))
     )
+
+
+def _reviews(paths: Sequence[Path]) -> tuple[Difference, ...]:
+    """What people decided, counted by run, where that is not the same."""
+    made = [Review(path) for path in paths]
+    if all(one.decisions == made[0].decisions for one in made):
+        return ()
+    told = [", ".join(f"{count:,} {words}" for words, count in one.counts()) or "no decision" for one in made]
+    others = ["" if one.decisions == made[0].decisions else ", not the same" for one in made]
+    if len(set(told)) == 1:
+        told = [text + other for text, other in zip(told, others, strict=True)]
+    return (Difference(REVIEW, tuple(told)),)
 
 
 def _rows(metrics: dict) -> dict[tuple[str, str], dict]:

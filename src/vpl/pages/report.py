@@ -185,21 +185,9 @@ def collect(run_folder: str | Path, most_pictured: int = MOST_PICTURED) -> Repor
         gallery_note=pictures.note,
         absent=absent,
         counts=pictures.counts,
-        reviewed=_reviewed(run),
+        reviewed=Review(run).counts(),
         has_network=(run / NETWORK_FOLDER / CARD_FILE).is_file(),
     )
-
-
-def _reviewed(run: Path) -> tuple[tuple[str, int], ...]:
-    """What people have decided, counted."""
-    found = Review(run).decisions.values()
-    rows = (
-        ("accepted", sum(one.decision == "accept" for one in found)),
-        ("rejected", sum(one.decision == "reject" for one in found)),
-        ("with corrected tags", sum(one.tags is not None for one in found)),
-        ("with a painted mask", sum(bool(one.corrected) for one in found)),
-    )
-    return tuple(row for row in rows if row[1])
 
 
 def next_steps(data: ReportData) -> tuple[str, ...]:

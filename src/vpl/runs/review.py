@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -32,7 +33,8 @@ from vpl.errors import DataError, RunError
 
 FILE, CORRECTED = "review.csv", "corrected"
 DECISIONS = ("", "accept", "reject")
-_HEAD = ["id", "decision", "tags", "corrected"]
+_HEAD = ("id", "decision", "tags", "corrected")
+_HEAD_LINE = ",".join(_HEAD) + "\n"
 
 
 class Changed(DataError):
@@ -74,6 +76,17 @@ class Review:
     def decisions(self) -> Mapping[str, Decision]:
         """id -> decision, of those on which there is one."""
         return dict(self._decisions)
+
+    def counts(self) -> tuple[tuple[str, int], ...]:
+        """(words, how many) of each kind of decision that there is."""
+        found = self._decisions.values()
+        rows = (
+            ("accepted", sum(one.decision == "accept" for one in found)),
+            ("rejected", sum(one.decision == "reject" for one in found)),
+            ("with corrected tags", sum(one.tags is not None for one in found)),
+            ("with a painted mask", sum(bool(one.corrected) for one in found)),
+        )
+        return tuple(row for row in rows if row[1])
 
     def of(self, id: str) -> Decision:
         """The decision on a photograph."""
@@ -118,38 +131,60 @@ class Review:
             raise Changed(f"{id} was decided on in another window; it is shown again as it stands.")
         return now
 
+    @functools.cached_property
+    def _lines(self) -> dict[str, str]:
+        """id -> its line; kept, so that a decision among a hundred thousand is noted in a moment."""
+        return {id: _line(id, one) for id, one in self._decisions.items()}
+
     def _note(self, id: str, decision: Decision) -> Decision:
-        decisions = {one: other for one, other in self._decisions.items() if one != id}
-        if decision != Decision():
-            decisions[id] = decision
-        text = io.StringIO()
-        table = csv.writer(text, lineterminator="\n")
-        table.writerow(_HEAD)
-        for one, other in sorted(decisions.items()):
-            tags = "" if other.tags is None else json.dumps(other.tags, ensure_ascii=False)
-            table.writerow([one, other.decision, tags, "yes" if other.corrected else ""])
-        storage.write_text_atomic(self.folder / FILE, text.getvalue())
-        self._decisions = decisions
+        lines, decisions = {**self._lines}, {**self._decisions}
+        if decision == Decision():
+            lines.pop(id, None)
+            decisions.pop(id, None)
+        else:
+            lines[id], decisions[id] = _line(id, decision), decision
+        storage.write_text_atomic(self.folder / FILE, "".join([_HEAD_LINE, *map(lines.__getitem__, sorted(lines))]))
+        self._lines, self._decisions = lines, decisions
         return decision
+
+
+def _line(id: str, one: Decision) -> str:
+    tags = "" if one.tags is None else json.dumps(one.tags, ensure_ascii=False)
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow([id, one.decision, tags, "yes" if one.corrected else ""])
+    return text.getvalue()
 
 
 def _read(folder: Path) -> dict[str, Decision]:
     path = folder / FILE
     if not path.exists():
         return {}
+    found: dict[str, Decision] = {}
     try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        return {row["id"]: _decision(folder, row) for row in rows}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        head, *rows = csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"), newline=""))
+        order = [head.index(name) for name in _HEAD]
+        for row in filter(None, rows):
+            if len(row) != len(head):
+                raise ValueError(f"the line of {row[0]} is cut off, or has too many cells")
+            id, *cells = (row[at] for at in order)
+            if id in found:
+                raise ValueError(f"{id} has two lines")
+            found[id] = _decision(folder, id, *cells)
+    except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{path} is damaged ({error}); mend its line, or delete it to review again.") from error
+    return found
 
 
-def _decision(folder: Path, row: Mapping[str, str]) -> Decision:
-    if row["decision"] not in DECISIONS:
-        raise ValueError(f"the decision {row['decision']!r}")
-    tags = tuple(map(str, json.loads(row["tags"]))) if row["tags"] else None
-    mask = folder / CORRECTED / f"{row['id']}.png"
-    return Decision(row["decision"], tags, _digest(mask) if row["corrected"] and mask.is_file() else "")
+def _decision(folder: Path, id: str, decision: str, tags: str, corrected: str) -> Decision:
+    if decision not in DECISIONS:
+        raise ValueError(f"the decision {decision!r}")
+    mask = folder / CORRECTED / f"{id}.png"
+    return Decision(decision, _tags(tags), _digest(mask) if corrected and mask.is_file() else "")
+
+
+@functools.lru_cache(maxsize=4096)
+def _tags(text: str) -> tuple[str, ...] | None:
+    return tuple(map(str, json.loads(text))) if text else None
 
 
 def _digest(path: Path) -> str:

@@ -7,7 +7,7 @@ const told = async answer => {
   error.status = answer.status;
   throw error;
 };
-const send = (name, body) => fetch(name, body === undefined ? {} : { method: "POST", body }).then(told);
+const send = (name, body) => fetch(name, body === undefined ? {} : { method: "POST", body }).then(told, () => { throw new Error("vpl app does not answer; is it still running?"); });
 const ask = async (name, body) => (await send(name, body)).json();
 const query = (name, given) => name + "?" + new URLSearchParams(given);
 const image = address => new Promise((done, fail) => { const one = new Image(); one.onload = () => done(one); one.onerror = fail; one.src = address; });
