@@ -43,7 +43,7 @@ QUALITIES: dict[str, dict[str, object]] = {"paper": {}, "standard": quality("sta
 AGAIN, RIGHT = "again", "right"
 MAKERS = ("truth", *QUALITIES, AGAIN, RIGHT)
 OFTEN = {"train.checkpoint_every": 50}
-GUIDED = {key: one for key, one in quality("standard").items() if key.startswith(("decoder.", "train."))}
+BALANCED = {key: one for key, one in quality("standard").items() if key.startswith(("decoder.", "train."))}
 NEAR: dict[str, object] = {"train.scale_low": 0.75, "train.scale_high": 1.5}
 WECLIP: dict[str, object] = {
     "decoder.network": "weclip", "train.loss": "balanced", "train.affinity": 0.1, "train.weight_decay": 0.01,
@@ -53,12 +53,12 @@ RECIPES: dict[str, dict[str, object]] = {
     "sgd": {"train.optimizer": "sgd", "train.learning_rate": 0.01},
     "scenes": {},
     "near": NEAR,
-    "guided": GUIDED,
-    "balanced": GUIDED | {"train.loss": "balanced"},
+    "guided": BALANCED | {"train.loss": "ce"},
+    "balanced": BALANCED,
     "weclip": WECLIP,
     "weclip, online": WECLIP | {"train.online": True, "train.online_labels": "seeds"},
 }
-"""Name -> values on top of the scenes preset; `guided` are those of quality standard. Results hold names that are not
+"""Name -> values on top of the scenes preset; `balanced` are those of quality standard. Results hold names that are not
 here, too: what was tried and not kept."""
 
 

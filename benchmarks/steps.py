@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from network import GUIDED, OFTEN, masks_of, scenes_of, told
+from network import OFTEN, RECIPES, masks_of, scenes_of, told
 from vpl.clip.model import FrozenClip
 from vpl.demo import TRAIN_IMAGES
 from vpl.edges.templates import markdown_table
@@ -57,7 +57,7 @@ def items_of(out: Path, style: str, number: int, scenes: int) -> list[Item]:
 def measure(out: Path, style: str, number: int, optimizer: str, scenes: int, steps: int) -> dict:
     """mIoU of one network by both protocols, and the processor seconds of its training."""
     items, masks = items_of(out, style, number, scenes), masks_of(out, "guided", "standard", style, number)
-    values = GUIDED | OFTEN | OPTIMIZERS[optimizer] | {"train.batch": BATCH, "train.steps": steps}
+    values = RECIPES["guided"] | OFTEN | OPTIMIZERS[optimizer] | {"train.batch": BATCH, "train.steps": steps}
     config = scenes_of(out, style, number).with_values(values)
     clip = FrozenClip.load("pocket", device="cpu", precision=config.clip.precision)
     vision = read_prototypes(masks.parent / "prototypes.safetensors", clip.dim)["vision"]

@@ -17,6 +17,7 @@ _ONE_LOOK: dict[str, object] = {
     "decoder.cells": 1,
     "train.scale_low": 0.5,
     "train.scale_high": 2.0,
+    "train.loss": "ce",
 }
 
 PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
@@ -29,7 +30,6 @@ PUBLISHED: Mapping[str, dict[str, object]] = MappingProxyType(
             "prototypes.kind": "vision",
             "refine.enabled": True,
             "refine.box": True,
-            "train.loss": "ce",
             "train.affinity": 0.0,
             "train.online": False,
         },
@@ -100,6 +100,7 @@ _COMMITTEE: dict[str, object] = {
     "decoder.cells": 4,
     "train.scale_low": 0.75,
     "train.scale_high": 1.5,
+    "train.loss": "balanced",
 }
 
 QUALITY: Mapping[str, dict[str, object]] = MappingProxyType(
