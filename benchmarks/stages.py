@@ -407,7 +407,8 @@ def per_class_loop(clip: FrozenClip, pixels: Tensor, prototypes: Tensor, tags: i
 
     def mlp(block, x: Tensor) -> Tensor:
         hidden = block.up(block.ln2(x))
-        return block.down(hidden * torch.sigmoid(1.702 * hidden))
+        quick = tower.activation == "quick_gelu"
+        return block.down(hidden * torch.sigmoid(1.702 * hidden) if quick else F.gelu(hidden))
 
     with torch.no_grad():
         x, _ = clip._embed_patches(pixels)
@@ -428,7 +429,7 @@ def per_class_loop(clip: FrozenClip, pixels: Tensor, prototypes: Tensor, tags: i
     for tag in range(tags):
         (gradient,) = torch.autograd.grad(s[tag], a, retain_graph=True)
         cam = torch.relu(a.detach()[0, 1:] @ gradient[0, 1:].mean(0)).view(1, h, w)
-        seed = refine.minmax(cam)
+        seed = refine.minmax(refine.minmax(cam))
         inside = refine.boxes_mask(seed[0], CONFIG.refine.box_threshold).flatten()
         refined = (dense_affinity(average[0]) * inside) @ seed.flatten()
         results.append(refine.minmax(refined.view(1, h, w)))

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vpl.clip.block import Block, _attend, linear, through
+from vpl.clip.block import Block, attend, linear, through
 
 TOKENS, WIDTH, INNER, HEADS = 1201, 768, 3072, 12
 PRODUCTS = ((WIDTH, 3 * WIDTH), (WIDTH, WIDTH), (WIDTH, INNER), (INNER, WIDTH))
@@ -104,7 +104,7 @@ def int8() -> None:
 def maps() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         qkv, sums = torch.randn(1, TOKENS, 3, HEADS, WIDTH // HEADS).to(dtype), torch.zeros(1, TOKENS, TOKENS)
-        kept, none = best(lambda q=qkv, s=sums: _attend(q, s)), best(lambda q=qkv: _attend(q, None))
+        kept, none = best(lambda q=qkv, s=sums: attend(q, s)), best(lambda q=qkv: attend(q))
         print(f"maps, {dtype}: attention of a block {1000 * kept:.1f} ms, without its mean {1000 * none:.1f} ms")
 
 

@@ -106,7 +106,7 @@ def bring(
             if tell is not None:
                 tell(plan)
             tell = None
-            run.bring("masks")
+            run.bring("masks", "prototypes")  # which training reads
             why = check.doubt(run, expected)
             if why:
                 log.warning(why)

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vpl.config import CrfConfig
 from vpl.errors import ConfigError, DataError
-from vpl.method import crf
+from vpl.method import crf, lattice
 from vpl.method.crf import dense_crf, dense_crfs
 
 SIZES = [(1, 1), (1, 9), (7, 1), (2, 2), (11, 13), (24, 17)]
@@ -212,6 +212,14 @@ def test_labels_can_change_places(small_cells, mode):
     torch.testing.assert_close(
         dense_crf(image, probabilities[order], mode=mode), dense_crf(image, probabilities, mode=mode)[order]
     )
+
+
+def test_two_labels_that_are_fetched_as_one_number_have_the_same_bits():
+    image = torch.from_numpy(photograph(40, 50)).permute(2, 0, 1).flatten(1).float()
+    kernel = lattice.Lattice.of([image / 3])
+    values = torch.rand(len(kernel.neighbours[0].start) - 1, 2, generator=torch.Generator().manual_seed(0))
+    for both in kernel.neighbours:
+        assert torch.equal(lattice._of_pairs(both, values), both @ values)
 
 
 @pytest.mark.parametrize("mode", ["exact", "fast"])

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from golden_case import FOLDER, cases, furthest, tensors
+from vpl.clip import block
 from vpl.clip.block import through
 from vpl.clip.model import FrozenClip
 from vpl.errors import ConfigError
-from vpl.method import selfself
 from vpl.method.selfself import LIKENESS, dense
 
 NAMES = {
@@ -53,7 +53,7 @@ def test_images_of_a_batch_are_strangers_and_rows_at_a_time_change_nothing(clip,
     random = torch.Generator().manual_seed(0)
     features = clip.encode(torch.randn(2, 3, 48, 80, generator=random))
     whole = dense(clip.image, features.last, features.grid, name)
-    monkeypatch.setattr(selfself, "CPU_SCORES_AT_ONCE", 1)
+    monkeypatch.setattr(block, "CPU_SCORES_AT_ONCE", 1)
     torch.testing.assert_close(dense(clip.image, features.last, features.grid, name), whole, atol=1e-5, rtol=0)
     alone = clip.encode(torch.randn(2, 3, 48, 80, generator=torch.Generator().manual_seed(0))[1:])
     torch.testing.assert_close(dense(clip.image, alone.last, alone.grid, name)[0], whole[1], atol=1e-4, rtol=0)

@@ -23,6 +23,7 @@ from vpl.runs.plan import (
     compare,
     encoding_of,
     named,
+    told,
 )
 
 KEYS = tuple(Config().flat())
@@ -187,6 +188,27 @@ def test_text_prototypes_alone_need_no_regions():
     plain = contrasting.with_values({"rsc.weight": 0.0})
     assert compare(asked(plain), There(), ["report"]).of("regions") is None
     assert "prototypes" not in redone(asked(config), asked(config.with_values({"prototypes.image_temperature": 0.5})))
+
+
+def test_what_training_alone_needs_is_learned_where_a_network_is_made():
+    config = Config().with_values({"prototypes.kind": "text"})
+    masks = compare(asked(config), There(), ["masks"])
+    assert [work.stage for work in masks.work] == ["prototypes", "maps", "masks"] and not masks.learns
+    assert told(masks)[0] == "text prototypes: not there yet"
+    there = done(masks, There())
+    plan = compare(asked(config), there, ["report"])
+    assert plan.learns and {work.stage for work in plan.work}.isdisjoint({"maps", "masks"})
+    assert plan.of("prototypes").reasons == ("not learned yet",)
+    assert not compare(asked(config), there, ["report"], never=["network"]).learns
+    assert compare(asked(config), there, ["masks", "prototypes"]).learns
+    there = done(plan, there)
+    for photographs in (IDS, "abcd"):
+        for relearn in (False, True):
+            again = compare(asked(config, photographs, relearn=relearn), there, ["masks"])
+            assert again.of("prototypes") is None, "they are kept"
+    other = asked(config.with_values({"prototypes.steps": 7}))
+    assert told(compare(other, there, ["masks"])) == ["text prototypes: those that were learned have other settings"]
+    assert compare(other, there, ["report"]).learns
 
 
 def test_nothing_changed_is_nothing_to_do():

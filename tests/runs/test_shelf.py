@@ -14,6 +14,7 @@ from vpl.method import labeller, seeds
 from vpl.method.views import View, guide_of
 from vpl.runs import learning, opened
 from vpl.runs.folder import ENCODINGS, clean
+from vpl.runs.plan import told
 from vpl.runs.shelf import Shelf
 from vpl.runs.stages import Run
 from vpl.scenes.tree import write_tree
@@ -119,6 +120,31 @@ def test_text_prototypes_need_one_pass(tree, tmp_path):
     assert encoded(tmp_path / "run") == COUNT and not list((tmp_path / "run").rglob("*.st"))
 
 
+def test_labels_of_text_prototypes_learn_none_although_a_training_would_need_them(tree, tmp_path):
+    """They come where training is asked for, and stay; nothing that was there is made again."""
+    folder, config = tmp_path / "run", config_of(tree, **{"prototypes.kind": "text", "rsc.weight": 1.0})
+    with Run(folder, config) as run:
+        run.labels()
+    assert encoded(folder) == COUNT and not (folder / "regions").exists() and not (folder / "prototypes.json").exists()
+    masks = {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")}
+    with Run(folder, config) as run:
+        assert not run.plan(["masks"])
+        plan = run.plan(["network"])
+        assert plan.learns and [work.stage for work in plan.work] == ["regions", "prototypes", "network"]
+        assert told(plan)[:2] == [
+            f"region embeddings of {COUNT} photographs: not there yet", "vision prototypes: not learned yet"
+        ]  # fmt: skip
+        run.prototypes()
+    assert len(list(folder.glob("regions/*/*"))) == COUNT and (folder / "prototypes.json").exists()
+    learned = (folder / "prototypes.safetensors").read_bytes()
+    for relearn in (False, True):
+        with Run(folder, config, relearn=relearn) as run:
+            run.labels()
+            assert [work.stage for work in run.plan(["network"]).work] == ["network"]
+    assert (folder / "prototypes.safetensors").read_bytes() == learned
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.png")} == masks
+
+
 def test_rounds_share_one_encoding(tree, tmp_path):
     with Run(tmp_path / "run", config_of(tree, **{"prototypes.rounds": 2})) as run:
         run.labels()
@@ -179,7 +205,7 @@ def test_text_seeds_are_made_once(tree, tmp_path, monkeypatch, kind):
     counts = []
     for folder, keep in (("kept", 20.0), ("again", 0.0)):
         with Run(tmp_path / folder, config.with_values({"clip.keep_gb": keep})) as run:
-            run.labels()
+            run.bring("masks", "prototypes")
         counts.append(sum(made))
         made.clear()
     assert (tmp_path / "kept/regions").exists()

@@ -18,6 +18,7 @@ the residual stream are float32 in either precision. Letters: N images or texts,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,8 @@ CPU_SCORES_AT_ONCE = 2**20
 GPU_SCORES_AT_ONCE = 2**28
 HEAD_SHARE = 4
 """Of these scores, one head alone takes as many as fit four times. [ours]"""
+ORDINARY = ((0, 1),)
+"""Of q, k, v: queries ask keys."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def through(
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2)
     else:
-        attended = _attend(qkv, attention)
+        attended = attend(qkv, attention)
     attended = attended.flatten(2)
     middle = x + _by_rows(block.out, attended)
     if keep:
@@ -207,11 +210,21 @@ def slope(hidden: Tensor, activation: str) -> Tensor:
     return gate * (1 + QUICK_GELU_SLOPE * hidden * (1 - gate))
 
 
-def _attend(qkv: Tensor, attention: Tensor | None) -> Tensor:
-    """Attention output (N, T, heads, d); the mean over heads of the probabilities is added to `attention` (N, T, T).
+def attend(
+    qkv: Float[Tensor, "N T 3 heads d"],
+    attention: Float[Tensor, "N T T"] | None = None,
+    pairs: Sequence[tuple[int, int]] = ORDINARY,
+    near: Float[Tensor, "T T"] | None = None,
+) -> Float[Tensor, "N T heads d"]:
+    """Attention output Σ softmax(s a bᵀ + near) v over the pairs; the mean over heads of the probabilities is added to
+    `attention`.
 
     Probabilities live for a few query rows at a time, so memory does not grow with T² · heads. In float32 on the CPU,
     where they are many, oneDNN multiplies head by head, as `linear` does and for the same reason.
+
+    Args:
+        pairs: places in q, k, v of each a and b.
+        near: added to the scores of every head; not scaled by s = 1/√d.
     """
     count, tokens, _, heads, depth = qkv.shape
     on_cpu = qkv.device.type == "cpu"
@@ -221,18 +234,30 @@ def _attend(qkv: Tensor, attention: Tensor | None) -> Tensor:
     images = min(count, max(1, at_once // (heads * tokens * tokens)))
     rows = min(tokens, max(16, at_once // (HEAD_SHARE * tokens if times else images * heads * tokens)))
     result = qkv.new_empty((count, tokens, heads, depth))
+
+    def likely(asked: Sequence[tuple[Tensor, Tensor]], part: slice, head: int | slice) -> Tensor:
+        total = None
+        for query, key in asked:
+            one, other = query[head, part], key[head]
+            scores = torch.bmm(one, other.transpose(1, 2)) if times is None else times(one, other, None, "none", [], "")
+            probabilities = torch.softmax(scores if near is None else scores.add_(near[part]), -1)
+            total = probabilities if total is None else total.add_(probabilities)
+        assert total is not None
+        return total
+
     for n in range(0, count, images):
         these = qkv[n : n + images]
-        query, key, value = these.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()  # images · heads, T, d
-        query, value = query * depth**-0.5, value.transpose(1, 2).contiguous() if times else value
+        parts = these.permute(2, 0, 3, 1, 4).flatten(1, 2).contiguous()  # 3, images · heads, T, d
+        asked = [(parts[one] * depth**-0.5, parts[other]) for one, other in pairs]
+        value = parts[2].transpose(1, 2).contiguous() if times else parts[2]
         here, seen = result[n : n + images], None if attention is None else attention[n : n + images]
 
         def hear(
-            part: slice, query: Tensor = query, key: Tensor = key, value: Tensor = value, here: Tensor = here,
+            part: slice, asked: Sequence[tuple[Tensor, Tensor]] = asked, value: Tensor = value, here: Tensor = here,
             seen: Tensor | None = seen,
         ) -> None:  # fmt: skip
             if times is None:
-                probabilities = torch.softmax(torch.bmm(query[:, part], key.transpose(1, 2)), 2)
+                probabilities = likely(asked, part, slice(None))
                 given = torch.bmm(probabilities, value).unflatten(0, (-1, heads))
                 here[:, part] = given.transpose(1, 2)
                 if seen is not None:
@@ -240,10 +265,10 @@ def _attend(qkv: Tensor, attention: Tensor | None) -> Tensor:
                     seen[:, part].add_(sums, alpha=1 / heads)
                 return
             for head in range(heads):
-                likely = torch.softmax(times(query[head, part], key[head], None, "none", [], ""), 1)
-                here[0, part, head] = times(likely, value[head], None, "none", [], "")
+                probabilities = likely(asked, part, head)
+                here[0, part, head] = times(probabilities, value[head], None, "none", [], "")
                 if seen is not None:
-                    seen[0, part].add_(likely, alpha=1 / heads)
+                    seen[0, part].add_(probabilities, alpha=1 / heads)
 
         shared(hear, [slice(row, row + rows) for row in range(0, tokens, rows)])
     return result

@@ -116,7 +116,7 @@ def measured(
         try:
             with _Trial(Path(name) / "own", run, own, config) as trial:
                 held, _ = memory()
-                trial.labels()
+                trial.bring("masks", *(["prototypes"] if training else []))
                 at_once = math.ceil(trial.stream.lanes / min(len(own), trial.stream.lanes))
                 held += (memory()[1] - held) * at_once
                 step = _step_of(trial) if training and config.train.steps else None

@@ -86,8 +86,16 @@ class Lattice:
         """n K n Q."""
         values = self.splat @ Q
         for both in self.neighbours:
-            values = (both @ values).add_(values, alpha=2)
+            values = _of_pairs(both, values).add_(values, alpha=2)
         return self.slice @ values
+
+
+def _of_pairs(both: _Bags, values: Float[Tensor, "points C"]) -> Float[Tensor, "points C"]:
+    """`both @ values`. On a CPU two labels are fetched as one complex number: the same sums in half of the time."""
+    if values.shape[1] != 2 or values.device.type != "cpu":
+        return both @ values
+    behind, ahead = values.view(torch.complex64)[:, 0].index_select(0, both.columns).view(-1, 2).unbind(1)
+    return torch.view_as_real(behind + ahead)
 
 
 @dataclass(frozen=True)

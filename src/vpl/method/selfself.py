@@ -27,12 +27,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.clip.block import CPU_SCORES_AT_ONCE, GPU_SCORES_AT_ONCE, LastBlock, activate, linear
+from vpl.clip.block import LastBlock, activate, attend, linear
 from vpl.clip.model import Features, FrozenClip
 from vpl.clip.towers import ImageTower
 from vpl.config import NACLIP_STD
 from vpl.errors import ConfigError
-from vpl.machine import shared
 
 _QUERY, _KEY, _VALUE = 0, 1, 2
 
@@ -84,7 +83,11 @@ def dense(
             raise ConfigError(f"the likeness of patches is {likeness!r}; expected one of {', '.join(LIKENESS)}.")
         likeness = LIKENESS[likeness]
     block = tower.blocks[-1]
-    heard = _heard(last.qkv, likeness, grid, tower.first) if likeness.pairs else last.qkv[:, :, _VALUE]
+    heard, near = last.qkv[:, :, _VALUE], None
+    if likeness.std is not None:
+        near = F.pad(_nearness(grid, likeness.std).to(last.qkv), (tower.first, 0, tower.first, 0))
+    if likeness.pairs:
+        heard = attend(last.qkv, pairs=likeness.pairs, near=near)
     y = linear(block.out, heard.flatten(2)).float()
     if likeness.whole:
         y = last.residual + y
@@ -104,29 +107,6 @@ def patches_of(clip: FrozenClip, features: Features, name: str) -> Float[Tensor,
     if features.last is None:
         raise ConfigError(f"patch features of {name} read the inside of the last block; encode with keep_last=True.")
     return dense(clip.image, features.last, features.grid, name)
-
-
-def _heard(
-    qkv: Float[Tensor, "N T 3 heads d"], likeness: Likeness, grid: tuple[int, int], first: int
-) -> Float[Tensor, "N T heads d"]:
-    """What each token hears; weights live for one image and a few rows at a time."""
-    _, tokens, _, heads, depth = qkv.shape
-    at_once = CPU_SCORES_AT_ONCE if qkv.device.type == "cpu" else GPU_SCORES_AT_ONCE
-    rows = min(tokens, max(16, at_once // (heads * tokens)))
-    near = None if likeness.std is None else F.pad(_nearness(grid, likeness.std).to(qkv), (first, 0, first, 0))
-    result = torch.empty_like(qkv[:, :, _VALUE])
-    for n, image in enumerate(qkv):
-        parts = image.permute(1, 2, 0, 3)  # 3, heads, T, d
-
-        def hear(these: slice, parts: Tensor = parts, n: int = n) -> None:
-            weights = torch.zeros((), device=qkv.device, dtype=qkv.dtype)
-            for one, other in likeness.pairs:
-                scores = (parts[one][:, these] * depth**-0.5) @ parts[other].transpose(1, 2)
-                weights = weights + torch.softmax(scores if near is None else scores + near[these], 2)
-            result[n, these] = (weights @ parts[_VALUE]).transpose(0, 1)
-
-        shared(hear, [slice(row, row + rows) for row in range(0, tokens, rows)])
-    return result
 
 
 def _nearness(grid: tuple[int, int], std: float) -> Float[Tensor, "hw hw"]:

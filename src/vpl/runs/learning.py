@@ -31,7 +31,7 @@ from vpl.runs import inventory
 from vpl.runs.files import damaged, read_tensors, write_json, write_tensors
 from vpl.runs.folder import log
 from vpl.runs.opened import Opened
-from vpl.runs.plan import Plan, Work, digest, learns
+from vpl.runs.plan import WHOLE, Plan, Work, digest
 from vpl.runs.stream import Batch, Portion
 
 REGION_KEYS = ("embeddings", "class", "sample", "tag_ranks")
@@ -45,7 +45,7 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
     start, clock, busy = time.perf_counter(), Clock(), {}
     text, samples = text_prototypes(run), [one for one in run.usable(plan) if one.tags]
     vision, facts, encoded = text.clone(), None, run.shelf.encoded
-    if learns(run.config):
+    if plan.learns:
 
         def survey(turn: int, table: Tensor, scale: float) -> Regions:
             found, shares = _survey(run, plan, samples, turn, table, scale, text, clock)
@@ -57,7 +57,9 @@ def make(run: Opened, plan: Plan, work: Work) -> None:
         lesson = learn(survey, tags, text, scale, len(run.classes), settings, clock, run.clip.device, run.progress)
         _warn_about_tags(run, lesson.tag_ranks)
         vision, facts = lesson.vision, _facts(run, lesson)
-    now = run.plan(["prototypes"]).fingerprints["prototypes"]  # photographs may have failed
+    now = work.wanted[WHOLE]
+    if plan.learns:  # photographs may have failed
+        now = run.plan(["prototypes"]).fingerprints["prototypes"]
     named = {
         "classes": run.classes.names,
         "background": _background(run),

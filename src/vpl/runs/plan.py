@@ -23,6 +23,8 @@ from vpl.config import Config
 
 WHOLE = ""
 """In the place of a photograph's id: the one product of a stage."""
+NO_PHOTOGRAPHS = "whole"
+"""In a fingerprint, in the place of the photographs' digest: the product is made from none."""
 SHOWN = 3
 """Changed values that a reason names; more are counted."""
 
@@ -293,6 +295,12 @@ class Plan:
     def __bool__(self) -> bool:
         return bool(self.work or self.dropped or self.gone)
 
+    @property
+    def learns(self) -> bool:
+        """Whether vision prototypes are learned; otherwise, where prototypes are work, those of texts are all."""
+        work = self.of("prototypes")
+        return work is not None and not _of_texts(work.wanted[WHOLE])
+
 
 # --------------------------------------------------------------------------------------------------------- dependencies
 def learns(config: Config) -> bool:
@@ -373,17 +381,21 @@ def compare(asked: Asked, there: There, targets: Iterable[str], never: Iterable[
     """The work between what is there and what is asked for.
 
     Args:
-        targets: stages that shall be there in the end, with all that they are made from.
+        targets: stages that shall be there in the end, with all that they are made from. Where training alone needs
+            vision prototypes, they are learned if it is among them, or if they are a target themselves.
         never: stages that are not made now; what can't be told of without them is left out too.
     """
-    return _Comparison(asked, there, frozenset(never)).plan(asked_for(targets, asked))
+    targets, never = frozenset(targets), frozenset(never)
+    stages = asked_for(targets, asked)
+    learned = "network" in {*stages} - never or "prototypes" in targets or asked.config.prototypes.kind == "vision"
+    return _Comparison(asked, there, never, learned).plan(stages)
 
 
 class _Comparison:
     """One comparison at work: the fingerprints that are wanted, stage after stage."""
 
-    def __init__(self, asked: Asked, there: There, never: frozenset[str]):
-        self.asked, self.there, self.never = asked, there, never
+    def __init__(self, asked: Asked, there: There, never: frozenset[str], learned: bool):
+        self.asked, self.there, self.never, self.learned = asked, there, never, learned
         self.blocked: set[str] = set()
         self.regions: dict[str, str] = {}
         self.made: dict[str, str] = {}
@@ -405,7 +417,7 @@ class _Comparison:
         for stage in stages:
             if not STAGES[stage].each:
                 self._add_whole(stage)
-            elif stage != "regions":  # made where prototypes are learned
+            elif stage != "regions" and stage not in self.never:  # regions are made where prototypes are learned
                 self._add_each(stage)
         listed = {one.id for one in self.asked.photographs}
         held = {id for name, ids in self.there.records.items() if name in STAGES and STAGES[name].each for id in ids}
@@ -464,10 +476,14 @@ class _Comparison:
     def _add_whole(self, stage: str) -> None:
         of_photographs = any(STAGES[earlier].each for earlier in before(stage, self.asked.config))
         parts = self.tagged_parts if stage == "prototypes" else self.parts
-        fingerprint = f"{parts if of_photographs else 'whole'}-{self._end(stage)}"
+        fingerprint = f"{parts if of_photographs else NO_PHOTOGRAPHS}-{self._end(stage)}"
         record = self.there.records.get(stage, {}).get(WHOLE, "")
         same_settings = record.partition("-")[2] == fingerprint.partition("-")[2]
-        if record == fingerprint or (record and STAGES[stage].keeps and same_settings and not self.asked.relearn):
+        relearn = self.asked.relearn
+        if stage == "prototypes" and not self.learned:
+            relearn = False
+            fingerprint = fingerprint if same_settings else f"{NO_PHOTOGRAPHS}-{self._end('text')}"
+        if record == fingerprint or (record and STAGES[stage].keeps and same_settings and not relearn):
             self.made[stage] = record
             if record != fingerprint:
                 self.kept.append(stage)
@@ -475,7 +491,7 @@ class _Comparison:
         if stage in self.never or (stage in NEED_ALL and self.blocked.intersection(before(stage, self.asked.config))):
             self.blocked.add(stage)
             return
-        if stage == "prototypes" and learns(self.asked.config):
+        if stage == "prototypes" and not _of_texts(fingerprint):
             self._add_each("regions")
         self.made[stage] = fingerprint
         back = frozenset({WHOLE} if fingerprint in self.there.aside.get(stage, {}).values() else ())
@@ -485,9 +501,16 @@ class _Comparison:
     def _whole_reasons(self, fingerprint: str, record: str) -> tuple[str, ...]:
         if not record:
             return ("not there yet",)
+        if _of_texts(record) != _of_texts(fingerprint):
+            return ("not learned yet" if _of_texts(record) else "those that were learned have other settings",)
         (old_parts, _, old), (parts, _, new) = record.partition("-"), fingerprint.partition("-")
         changes = [self._change(old, new)] if old != new else []
         return (*changes, "other photographs or tags") if old_parts != parts else tuple(changes)
+
+
+def _of_texts(fingerprint: str) -> bool:
+    """Whether the prototypes of this fingerprint are those of texts alone."""
+    return fingerprint.startswith(f"{NO_PHOTOGRAPHS}-")
 
 
 def digest_of(lines: Iterable[str]) -> str:
@@ -536,7 +559,8 @@ def told(plan: Plan) -> list[str]:
         every = count_of(plan.photographs, "photograph")
         some = f" of {every}" if len(work.wanted) == plan.photographs else f" of {len(work.wanted)} of {every}"
         of = some if STAGES[work.stage].each else ""
-        lines.append(f"{STAGES[work.stage].words}{of}: {'; '.join(work.reasons)}")
+        row = "text" if work.stage == "prototypes" and not plan.learns else work.stage
+        lines.append(f"{STAGES[row].words}{of}: {'; '.join(work.reasons)}")
         if work.replaces and WHOLE not in work.put_back:
             lines.append(f"  the {work.stage} that was there is kept in replaced/ until vpl clean")
         if work.stage == "network" and any("train.steps" in reason for reason in work.reasons):

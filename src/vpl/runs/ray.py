@@ -242,7 +242,7 @@ def labels(run: Run, out: str | Path | None = None) -> None:
     ray = _ray()
     storage.check(str(out or ""), "--out")
     if out is not None:
-        run.prototypes()
+        run.ready()
         _make(ray, run, run.dataset.samples, _folders(run, out))
         return
     with run.handed_out() as samples:

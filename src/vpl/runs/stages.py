@@ -185,6 +185,10 @@ class Run(Opened):
         """Text prototypes, region embeddings and vision prototypes into prototypes.safetensors (METHOD.md 0 and 3)."""
         self.bring("prototypes")
 
+    def ready(self) -> None:
+        """What label maps need: text prototypes, and vision prototypes where those make the seeds."""
+        self.bring("masks", never=["maps", "masks"])
+
     def seeds(self) -> None:
         """Label maps of text, vision and refined seeds."""
         self.bring("maps")
@@ -209,7 +213,7 @@ class Run(Opened):
     def handed_out(self) -> Iterator[list[Sample]]:
         """The samples whose label maps others make inside the block, into `map_folders`; those that are whole are noted
         when it ends. Where it was left before its end, files of the same plan count when it is begun again."""
-        self.prototypes()
+        self.ready()
         plan = self.plan(["masks"])
         self.settle()
         self._tidy(plan)
@@ -252,8 +256,11 @@ class Run(Opened):
             return
         together = team.Team(self.clip.device)
         plan = self.plan(["network"])
-        if any(work.stage != "network" for work in plan.work):
-            raise RunError(f"the pseudo-masks of {self.folder} are not up to date; run `vpl labels` first.")
+        if missing := [work.stage for work in plan.work if work.stage != "network"]:
+            what, command = (
+                ("vision prototypes", "prototypes") if missing == ["prototypes"] else ("pseudo-masks", "labels")
+            )
+            raise RunError(f"the {what} of {self.folder} are not up to date; run `vpl {command}` first.")
         together.wait()  # every process has read the state before the first one changes it
         if self.leads:
             self.settle()
