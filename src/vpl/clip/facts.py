@@ -27,6 +27,8 @@ LEAST_STD = 1e-3
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 """The default of SigLIP's image processor in transformers."""
 QUICK, GELU, GELU_TANH = "quick_gelu", "gelu", "gelu_tanh"
+CLIP, SIGLIP, SIGLIP2 = "clip", "siglip", "siglip2"
+"""Kinds of model in transformers' format that are read, by config.json's model_type; the last is NaFlex."""
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 LOOKS = ("preprocessor_config.json", "processor_config.json")
 
@@ -84,6 +86,7 @@ class Architecture:
         end_token: id that closes a text; None: the largest id of a row closes it.
         pad_token: SigLIP's: a text is filled with it up to the context, every word sees every word, and the last place
             stands for the text. None: a text ends at its end token, and a word sees those before it.
+        antialias: positions are brought to a smaller grid as an image is, each a mean of those it covers (NaFlex).
     """
 
     image_heads: int
@@ -94,6 +97,7 @@ class Architecture:
     text_eps: float = 1e-5
     end_token: int | None = None
     pad_token: int | None = None
+    antialias: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,7 @@ class Said:
 
 def sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """What the shapes tell: width, blocks and patch of the image tower, width, blocks, words and context of the text
-    tower, and D; 0 where a tensor is missing. `weights` are under model.py's names."""
+    tower, D, and the image tower's positions; 0 where a tensor is missing. `weights` are under model.py's names."""
 
     def size(key: str, place: int) -> int:
         return weights[key].shape[place] if key in weights and weights[key].ndim > place else 0
@@ -144,6 +148,7 @@ def sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
         "image width": size("image.ln_post.weight", 0), "image blocks": blocks("image"),
         "patch": size("image.patch", 2), "text width": size("text.projection", 0), "text blocks": blocks("text"),
         "words": size("text.words", 0), "context": size("text.positions", 0), "embedding": size("text.projection", 1),
+        "positions": size("image.positions", 0),
     }  # fmt: skip
 
 
@@ -188,13 +193,14 @@ def of_transformers(folder: Path, config: Mapping, weights: Mapping[str, Tensor]
 
 
 def of_siglip(folder: Path, config: Mapping, weights: Mapping[str, Tensor], name: str) -> dict:
-    """Facts of a SigLIP in transformers' format; what `config` leaves out has the format's default.
+    """Facts of a SigLIP in transformers' format, NaFlex or not; what `config` leaves out has the format's default.
 
     Raises:
         ModelError: a file holds a value of the wrong kind, or describes other weights or a tower without its head.
     """
     try:
         image, text = (config.get(f"{part}_config") or {} for part in ("vision", "text"))
+        naflex = config.get("model_type") == SIGLIP2
         if not image.get("vision_use_head", True):
             raise ModelError(f"{name} has an image tower without its pooling head; give the original weights.")
         acts = {
@@ -207,12 +213,16 @@ def of_siglip(folder: Path, config: Mapping, weights: Mapping[str, Tensor], name
             "image_eps": float(image.get("layer_norm_eps", 1e-6)),
             "text_eps": float(text.get("layer_norm_eps", 1e-6)),
             "pad_token": int(text.get("pad_token_id", 1)),
+            "antialias": naflex,
         }
+        patch = image.get("patch_size", 16)
         told = {
             "image width": image.get("hidden_size", 768), "image blocks": image.get("num_hidden_layers", 12),
-            "patch": image.get("patch_size", 16), "text width": text.get("hidden_size", 768),
+            "patch": patch[0] if isinstance(patch, list) and len(set(patch)) == 1 else patch,
+            "text width": text.get("hidden_size", 768),
             "text blocks": text.get("num_hidden_layers", 12), "words": text.get("vocab_size", 32000),
             "context": text.get("max_position_embeddings", 64),
+            "positions": image.get("num_patches", 256) if naflex else None,
             "embedding": text.get("projection_size") or text.get("hidden_size", 768),
         }  # fmt: skip
     except (TypeError, ValueError, OverflowError, AttributeError) as error:

@@ -463,11 +463,11 @@ class FrozenClip(nn.Module):
         return self.image.begin(patches, self._positions(grid)), grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (T, width) on a new grid: bilinear, half-pixel centres."""
+        """Position embeddings (T, width) on a new grid: bilinear, half-pixel centres; antialiased for NaFlex."""
         first = self.image.first
         known = round((self.image.positions.shape[0] - first) ** 0.5)
         if grid == (known, known):
             return self.image.positions
         square = self.image.positions[first:].T.reshape(1, self.width, known, known)
-        moved = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
+        moved = F.interpolate(square, size=grid, mode="bilinear", antialias=self.architecture.antialias)
         return torch.cat([self.image.positions[:first], moved[0].flatten(1).T])

@@ -3,6 +3,7 @@ SigLIP, whose image tower is timm's there."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -87,6 +88,7 @@ _ANCHORS = (
     "visual.class_embedding", "vision_model.embeddings.class_embedding", "vision_model.head.probe",
     f"{_TRUNK}attn_pool.latent",
 )  # fmt: skip
+_EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
 _TURNED = ("visual_projection.weight", "text_projection.weight", "text_model.head.weight")
 """transformers' projections, which multiply from the left."""
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -132,6 +134,11 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     if not any(key.startswith("text.") for key in found):
         raise ModelError(f"{name} holds the image tower alone; expected both towers. Give the original weights.")
     return found
+
+
+def flattened(state: Mapping[str, Tensor]) -> bool:
+    """Whether transformers' tensors are a SigLIP 2's that embeds flattened patches of any grid (NaFlex)."""
+    return any(key.endswith(_EMBEDDING) and tensor.ndim == 2 for key, tensor in state.items())
 
 
 def _unwrapped(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -196,6 +203,9 @@ def _like_openais(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.reshape(-1)
         elif key in ("logit_scale", "logit_bias"):
             tensor = tensor.reshape(())
+        elif key == _EMBEDDING and tensor.ndim == 2:  # a row of it goes over pixels first, then their colours
+            side = math.isqrt(tensor.shape[1] // 3)
+            tensor = tensor.reshape(-1, side, side, 3).permute(0, 3, 1, 2)
         key = key.replace("head.attention.in_proj_", "head.attention.qkv.")
         block, _, leaf = key.partition(".self_attn.")
         part, _, kind = leaf.partition("_proj.")

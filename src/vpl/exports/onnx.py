@@ -99,7 +99,11 @@ class _Traced(Sight):
         rows = self.pixels[0].reshape(3, h, side, w, side).permute(1, 3, 0, 2, 4).reshape(1, h * w, 3 * side * side)
         known = round((tower.positions.shape[0] - tower.first) ** 0.5)
         square = tower.positions[tower.first :].T.reshape(1, -1, known, known)
-        moved = to_pixels(square, self._grid)[0].flatten(1).T
+        if clip.architecture.antialias:
+            down, across = (_weights(known, new, _linear, 1) for new in self._grid)
+            moved = (down @ square[0] @ across.T).flatten(1).T
+        else:
+            moved = to_pixels(square, self._grid)[0].flatten(1).T
         x = tower.begin(rows @ tower.patch.flatten(1).T, torch.cat([tower.positions[: tower.first], moved]))
         tokens = []
         for block in tower.blocks:
@@ -146,6 +150,10 @@ def _cubic(x: Tensor) -> Tensor:
     near = ((_CUBIC + 2) * x - (_CUBIC + 3)) * x * x + 1
     far = (((x - 5) * x + 8) * x - 4) * _CUBIC
     return near.where(x < 1, far.where(x < 2, 0.0))
+
+
+def _linear(x: Tensor) -> Tensor:
+    return (1 - x.abs()).clamp(min=0)
 
 
 def _lanczos(x: Tensor) -> Tensor:

@@ -127,7 +127,7 @@ def seeds(
             s = torch.stack([probabilities[n] for n in these])
             d_patch = _score_gradients(mean[part], p, s, k, scale) / (h * w)
             last = LastBlock(*(getattr(features.last, name)[part] for name in LastBlock.__dataclass_fields__))
-            alpha = _weights(clip, last, d_patch @ clip.image.projection.T) if first else _recorded(clip, last, d_patch)
+            alpha = _alpha(clip, last, d_patch)
             cam = torch.relu(alpha @ last.a[:, first:].transpose(1, 2)).unflatten(2, (h, w))
             for n, one in zip(these, cam, strict=True):
                 cams[n] = minmax(minmax(one))  # the reference does it twice
@@ -164,15 +164,15 @@ class Slopes:
         e, rows = mean / norm, prototypes.to(features.patches).double()
         cotangents = ((rows - (rows @ e.T) * e) / norm / (h * w)).float()
         parts = cotangents.split(_SLOPES_AT_ONCE)
-        self._beta = torch.cat([_weights(clip, features.last, one[None] @ clip.image.projection.T)[0] for one in parts])
+        self._beta = torch.cat([_alpha(clip, features.last, one[None])[0] for one in parts])
+        self._own = features.last.a[0, clip.image.first :]
 
     def seeds(self, count: int, scale: float) -> Float[Tensor, "K h w"]:
         """Maps of the first `count` rows, as `seeds` makes them."""
-        assert self._features.last is not None
         s = scores(self._features, [self._prototypes], scale)[0].double()
         beta = self._beta.double()
         alpha = (scale * s[:count, None] * (beta[:count] - s @ beta)).to(self._features.patches)
-        cam = torch.relu(alpha @ self._features.last.a[0, 1:].T.to(alpha)).unflatten(1, self._features.grid)
+        cam = torch.relu(alpha @ self._own.T.to(alpha)).unflatten(1, self._features.grid)
         return minmax(minmax(cam))
 
 
@@ -214,6 +214,13 @@ def _folded(clip: FrozenClip) -> tuple[Tensor, Tensor]:
         known = ((centred @ block.out.weight.float()).to(clip.dtype), up @ block.ln2.bias + block.up.bias.float())
         _FOLDED[clip] = known
     return known
+
+
+def _alpha(clip: FrozenClip, last: LastBlock, d_patch: Float[Tensor, "N K D"]) -> Float[Tensor, "N K width"]:
+    """α, from the cotangent that all patches in the joint space share: in closed form where that holds."""
+    if clip.image.first:
+        return _weights(clip, last, d_patch @ clip.image.projection.T)
+    return _recorded(clip, last, d_patch)
 
 
 def _weights(clip: FrozenClip, last: LastBlock, d_token: Float[Tensor, "N K width"]) -> Float[Tensor, "N K width"]:
