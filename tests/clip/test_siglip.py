@@ -349,5 +349,5 @@ def test_other_files_of_timm_s_towers_are_named(tmp_path):
     save_file(
         {"visual.trunk.pos_embed": torch.zeros(1), "text.text_projection": torch.zeros(1)}, tmp_path / "x.safetensors"
     )
-    with pytest.raises(ModelError, match=r"no SigLIP's with its pooling head, as open_clip's files of EVA"):
+    with pytest.raises(ModelError, match=r"neither a SigLIP's with its pooling head nor an EVA-02's with gates"):
         FrozenClip.load(tmp_path / "x.safetensors", device="cpu")

@@ -25,6 +25,7 @@ from vpl.clip.facts import (
     of_file,
     of_open_clip,
     of_siglip,
+    of_timm_eva,
     of_timm_siglip,
     of_transformers,
     read_json,
@@ -207,6 +208,9 @@ def _read_file(path: Path, name: str, said: Said) -> Found:
     if "image.pool.probe" in weights:
         facts = of_timm_siglip(beside, weights, name)
         tokenizer = siglip_tokenizer(path.parent, name, context, words, bare=True)
+    elif "image.blocks.0.gate.weight" in weights:
+        facts = of_timm_eva(beside, weights, name)
+        tokenizer = folder_tokenizer(path.parent, name, context, words)
     elif beside.is_file() and stored.program is None:
         facts = of_open_clip(beside, weights, name)
         tokenizer = folder_tokenizer(path.parent, name, context, words)

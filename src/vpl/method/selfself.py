@@ -85,10 +85,10 @@ def dense(
         likeness = LIKENESS[likeness]
     block = tower.blocks[-1]
     heard = _heard(last.qkv, likeness, grid, tower.first) if likeness.pairs else last.qkv[:, :, _VALUE]
-    y = linear(block.out, heard.flatten(2)).float()
+    y = linear(block.out, block.said(heard)).float()
     if likeness.whole:
         y = last.residual + y
-        hidden = linear(block.up, block.ln2(y).to(last.qkv.dtype))
+        hidden = block.thought(block.ln2(y).to(last.qkv.dtype), linear)
         y = y + linear(block.down, activate(hidden, block.activation))
     return tower.project(y[:, tower.first :])
 
