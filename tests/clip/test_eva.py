@@ -222,3 +222,12 @@ def test_what_the_file_lacks_is_said(state, tmp_path):
         FrozenClip.load(
             written(tmp_path / "y", state | {"visual.trunk.blocks.0.gamma_1": torch.ones(WIDTH)}), device="cpu"
         )
+
+
+def test_its_export_to_onnx_is_refused(clip, tmp_path):
+    from vpl.exports.onnx import write
+    from vpl.network.card import Card
+    from vpl.network.head import Network
+
+    with pytest.raises(ModelError, match=r"turns patches by their place \(EVA\), which vpl does not export to ONNX"):
+        write(tmp_path, object.__new__(Card), Network(), clip)

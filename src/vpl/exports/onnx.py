@@ -175,7 +175,7 @@ def write(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError('onnx and onnxscript are not installed; pip install "vpl-seg[onnx]".') from error
-    if clip is not None and clip.image.turned is not None:
+    if head.reads_clip and clip is not None and clip.image.turned is not None:
         raise ModelError(f"{clip.name} turns patches by their place (EVA), which vpl does not export to ONNX.")
     network = Graph(card, head, clip).eval()
     any_size = torch.export.Dim.DYNAMIC
