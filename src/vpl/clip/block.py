@@ -11,6 +11,11 @@ With x the residual stream of T tokens, class token first in the image tower:
     through(…, keep)        the last block: its inside is kept, because the seeds' backward is written out over it
     plainly(…)              plain operations, for a gradient to the pixels and for the exported graph
 
+EVA-02's block says some of this otherwise (`gated`; arXiv 2303.11331, 2303.15389):
+
+    q, k of patches are turned by their place (`rotation`)      O ← LNo(O)
+    x ← x + LNi( silu(z Wgate + b) ⊙ (z Wup + b) ) Wdown + b
+
 The blocks are written here, not taken from transformers, because the seeds need the inside of the last one and the
 refinement needs averaged attention that is never held for all heads of all blocks. LayerNorm, sums of attention and
 the residual stream are float32 in either precision. Letters: N images or texts, T tokens, d columns of a head.
@@ -18,7 +23,7 @@ the residual stream are float32 in either precision. Letters: N images or texts,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,9 +31,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vpl.clip.facts import SWIGLU
 from vpl.machine import shared
 
 QUICK_GELU_SLOPE = 1.702
+ROTARY_BASE = 10000.0
+"""Of the frequencies by which EVA-02 turns q and k. [ref]"""
 MLP_ROWS_AT_ONCE = 256
 MANY_ROWS = 1024
 """From so many on all rows of a product go in these parts, whoever computes them. [ours]"""
@@ -48,10 +56,10 @@ class LastBlock:
     Attributes:
         residual: (N, T, width) float32, the stream that enters the block.
         a: (N, T, width) float32, A = LN1(residual).
-        qkv: (N, T, 3, heads, d) in the encoder's precision; q is not scaled.
+        qkv: (N, T, 3, heads, d) in the encoder's precision; q is not scaled; q and k are turned where EVA turns them.
         attended: (N, T, width) in the encoder's precision, O: attention's output before its out-projection.
         middle: (N, T, width) float32, the stream after the attention.
-        hidden: (N, T, 4·width) in the encoder's precision, the MLP before its activation.
+        hidden: (N, T, inner) in the encoder's precision, the MLP before its activation; EVA's before Wdown.
         output: (N, T, width) float32, the stream that leaves the block.
     """
 
@@ -104,7 +112,7 @@ class Pool(nn.Module):
 
 
 class Block(nn.Module):
-    """The weights of one block, with its head count and activation."""
+    """The weights of one block, with its head count and activation; an EVA-02's where that is SwiGLU."""
 
     def __init__(self, width: int, inner: int, heads: int, activation: str, eps: float):
         super().__init__()
@@ -115,18 +123,65 @@ class Block(nn.Module):
         self.ln2 = nn.LayerNorm(width, eps=eps)
         self.up = nn.Linear(width, inner)
         self.down = nn.Linear(inner, width)
+        self.gated = activation == SWIGLU
+        if self.gated:
+            self.ln_out = nn.LayerNorm(width, eps=eps)
+            self.gate = nn.Linear(width, inner)
+            self.ln_in = nn.LayerNorm(inner, eps=eps)
+
+    def said(self, attended: Float[Tensor, "N T heads d"]) -> Float[Tensor, "N T width"]:
+        """O, which the out-projection reads, of what the heads heard."""
+        flat = attended.flatten(2)
+        return self.ln_out(flat.float()).to(flat.dtype) if self.gated else flat
+
+    def thought(self, z: Tensor, times: Callable[[nn.Linear, Tensor], Tensor]) -> Tensor:
+        """The MLP before its activation, of LN2's output in the encoder's precision; EVA's before Wdown."""
+        hidden = times(self.up, z)
+        if not self.gated:
+            return hidden
+        return self.ln_in((F.silu(times(self.gate, z)) * hidden).float()).to(hidden.dtype)
+
+
+def rotation(
+    grid: tuple[int, int], depth: int, side: int, device: torch.device
+) -> tuple[Float[Tensor, "hw 1 d"], Float[Tensor, "hw 1 d"]]:
+    """cos and sin by which EVA turns q and k of patches: row · side / h by the first half of the columns' frequencies,
+    column · side / w by the other, neighbouring columns being one plane.
+
+    Args:
+        depth: d, columns of a head; side: of the grid that the frequencies were made for.
+    """
+    bands = ROTARY_BASE ** -(torch.arange(depth // 4, device=device) / (depth // 4))
+    rows, columns = (torch.arange(many, device=device) * (side / many) for many in grid)
+    angles = torch.cat(
+        [rows.repeat_interleave(grid[1])[:, None] * bands, columns.repeat(grid[0])[:, None] * bands], 1
+    ).repeat_interleave(2, 1)[:, None]
+    return angles.cos(), angles.sin()
+
+
+def turned(qkv: Float[Tensor, "N T 3 heads d"], turn: tuple[Tensor, Tensor] | None) -> Float[Tensor, "N T 3 heads d"]:
+    """q and k turned by their patch's place; the tokens before the patches, and v, as they are."""
+    if turn is None:
+        return qkv
+    cos, sin = (one[:, None] for one in turn)
+    first = qkv.shape[1] - len(cos)
+    asked = qkv[:, first:, :2].float()
+    across = torch.stack([-asked[..., 1::2], asked[..., ::2]], -1).flatten(-2)
+    moved = torch.cat([(asked * cos + across * sin).to(qkv.dtype), qkv[:, first:, 2:]], 2)
+    return torch.cat([qkv[:, :first], moved], 1)
 
 
 def through(
-    block: Block, x: Tensor, attention: Tensor | None = None, causal: bool = False, keep: bool = True
-) -> tuple[Tensor, LastBlock | None]:
+    block: Block, x: Tensor, attention: Tensor | None = None, causal: bool = False, keep: bool = True,
+    turn: tuple[Tensor, Tensor] | None = None,
+) -> tuple[Tensor, LastBlock | None]:  # fmt: skip
     """One block over x (N, T, width) float32: what leaves it and, to keep, its inside.
 
-    Its attention, averaged over heads, is added to `attention` (N, T, T).
+    Its attention, averaged over heads, is added to `attention` (N, T, T). `turn` is a `rotation`.
     """
     dtype = block.qkv.weight.dtype
     a = block.ln1(x)
-    qkv = _by_rows(block.qkv, a.to(dtype)).unflatten(-1, (3, block.heads, -1))
+    qkv = turned(_by_rows(block.qkv, a.to(dtype)).unflatten(-1, (3, block.heads, -1)), turn)
     on_cpu = x.device.type == "cpu"
     # torch's fused attention is slow in bfloat16 on the CPU
     if attention is None and (causal or not on_cpu or dtype == torch.float32):
@@ -134,37 +189,40 @@ def through(
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2)
     else:
         attended = attend(qkv, attention)
-    attended = attended.flatten(2)
+    attended = block.said(attended)
     middle = x + _by_rows(block.out, attended)
     if keep:
-        hidden = _by_rows(block.up, block.ln2(middle).to(dtype))
+        hidden = block.thought(block.ln2(middle).to(dtype), _by_rows)
         output = middle + _by_rows(block.down, activate(hidden, block.activation))
         return output, LastBlock(x, a, qkv, attended, middle, hidden, output)
     rows = MLP_ROWS_AT_ONCE if on_cpu else middle.shape[1]
     output = middle.clone()
 
     def think(part: Tensor) -> None:
-        hidden = linear(block.up, block.ln2(part).to(dtype))
+        hidden = block.thought(block.ln2(part).to(dtype), linear)
         part += linear(block.down, activate(hidden, block.activation, in_place=True))
 
     shared(think, output.split(rows, 1))
     return output, None
 
 
-def plainly(block: Block, x: Tensor, a: Tensor | None = None) -> Tensor:
+def plainly(block: Block, x: Tensor, a: Tensor | None = None, turn: tuple[Tensor, Tensor] | None = None) -> Tensor:
     """What leaves the block, by operations that carry a gradient to x, and to A where it is given; `through` has none
     of these."""
     dtype = block.qkv.weight.dtype
     a = block.ln1(x) if a is None else a
-    query, key, value = block.qkv(a.to(dtype)).unflatten(-1, (3, block.heads, -1)).permute(2, 0, 3, 1, 4)
-    attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+    qkv = turned(block.qkv(a.to(dtype)).unflatten(-1, (3, block.heads, -1)), turn)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4)
+    attended = block.said(F.scaled_dot_product_attention(query, key, value).transpose(1, 2))
     middle = x + block.out(attended)
-    hidden = block.up(block.ln2(middle).to(dtype))
+    hidden = block.thought(block.ln2(middle).to(dtype), lambda layer, z: layer(z))
     return middle + block.down(_act(hidden, block.activation))
 
 
 def _act(hidden: Tensor, activation: str) -> Tensor:
     """`activate`, by operations that an exported graph and a gradient know."""
+    if activation == SWIGLU:
+        return hidden
     if activation == "quick_gelu":
         return hidden * torch.sigmoid(QUICK_GELU_SLOPE * hidden)
     return F.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none")
@@ -194,7 +252,9 @@ _ONEDNN = getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends
 
 
 def activate(hidden: Tensor, activation: str, in_place: bool = False) -> Tensor:
-    """GELU, by its tanh formula in SigLIP, or quick GELU x · sigmoid(1.702 x)."""
+    """GELU, by its tanh formula in SigLIP, or quick GELU x · sigmoid(1.702 x); EVA's is done before."""
+    if activation == SWIGLU:
+        return hidden
     if activation != "quick_gelu":
         return F.gelu(hidden, approximate="tanh" if activation == "gelu_tanh" else "none")
     scaled = hidden.mul_(QUICK_GELU_SLOPE) if in_place else hidden * QUICK_GELU_SLOPE

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,9 @@ LEAST_STD = 1e-3
 """Less no image has in [0, 1]; 1 / 255 is that of a CLIP that looks at [0, 255]."""
 SIGLIP_MEAN = SIGLIP_STD = (0.5, 0.5, 0.5)
 """The default of SigLIP's image processor in transformers."""
-QUICK, GELU, GELU_TANH = "quick_gelu", "gelu", "gelu_tanh"
+QUICK, GELU, GELU_TANH, SWIGLU = "quick_gelu", "gelu", "gelu_tanh", "swiglu"
+CLIP, SIGLIP, SIGLIP2 = "clip", "siglip", "siglip2"
+"""Kinds of model in transformers' format that are read, by config.json's model_type; the last is NaFlex."""
 CONFIG, OPEN_CLIP_CONFIG = "config.json", "open_clip_config.json"
 LOOKS = ("preprocessor_config.json", "processor_config.json")
 
@@ -58,6 +60,10 @@ _TIMM = {
     "vit_so400m_patch16_siglip_": (16, GELU_TANH), "vit_giantopt_patch16_siglip_": (16, GELU_TANH),
 }  # fmt: skip
 """Heads and activation of timm's image towers of SigLIP, by the beginning of their names (timm 1.0.31)."""
+_TIMM_EVA = {"eva02_base_patch16_clip_": 12, "eva02_large_patch14_clip_": 16}
+"""Heads of timm's image towers of EVA-02-CLIP, by the beginning of their names (timm 1.0.31)."""
+_EVA_GRID = 16
+"""Side of the grid that their rotary frequencies were made for."""
 _TIMM_EPS = 1e-6
 """LayerNorm's epsilon in all of them."""
 _TIMM_SIGLIP: dict[str, dict[str, tuple]] = {
@@ -84,6 +90,8 @@ class Architecture:
         end_token: id that closes a text; None: the largest id of a row closes it.
         pad_token: SigLIP's: a text is filled with it up to the context, every word sees every word, and the last place
             stands for the text. None: a text ends at its end token, and a word sees those before it.
+        antialias: positions are brought to a smaller grid as an image is, each a mean of those it covers (NaFlex).
+        image_turned: EVA-02's: side of the grid that its rotary frequencies were made for; None: nothing is turned.
     """
 
     image_heads: int
@@ -94,6 +102,8 @@ class Architecture:
     text_eps: float = 1e-5
     end_token: int | None = None
     pad_token: int | None = None
+    antialias: bool = False
+    image_turned: int | None = None
 
 
 @dataclass(frozen=True)
@@ -132,7 +142,7 @@ class Said:
 
 def sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
     """What the shapes tell: width, blocks and patch of the image tower, width, blocks, words and context of the text
-    tower, and D; 0 where a tensor is missing. `weights` are under model.py's names."""
+    tower, D, and the image tower's positions; 0 where a tensor is missing. `weights` are under model.py's names."""
 
     def size(key: str, place: int) -> int:
         return weights[key].shape[place] if key in weights and weights[key].ndim > place else 0
@@ -144,6 +154,7 @@ def sizes(weights: Mapping[str, Tensor]) -> dict[str, int]:
         "image width": size("image.ln_post.weight", 0), "image blocks": blocks("image"),
         "patch": size("image.patch", 2), "text width": size("text.projection", 0), "text blocks": blocks("text"),
         "words": size("text.words", 0), "context": size("text.positions", 0), "embedding": size("text.projection", 1),
+        "positions": size("image.positions", 0),
     }  # fmt: skip
 
 
@@ -188,13 +199,14 @@ def of_transformers(folder: Path, config: Mapping, weights: Mapping[str, Tensor]
 
 
 def of_siglip(folder: Path, config: Mapping, weights: Mapping[str, Tensor], name: str) -> dict:
-    """Facts of a SigLIP in transformers' format; what `config` leaves out has the format's default.
+    """Facts of a SigLIP in transformers' format, NaFlex or not; what `config` leaves out has the format's default.
 
     Raises:
         ModelError: a file holds a value of the wrong kind, or describes other weights or a tower without its head.
     """
     try:
         image, text = (config.get(f"{part}_config") or {} for part in ("vision", "text"))
+        naflex = config.get("model_type") == SIGLIP2
         if not image.get("vision_use_head", True):
             raise ModelError(f"{name} has an image tower without its pooling head; give the original weights.")
         acts = {
@@ -207,12 +219,16 @@ def of_siglip(folder: Path, config: Mapping, weights: Mapping[str, Tensor], name
             "image_eps": float(image.get("layer_norm_eps", 1e-6)),
             "text_eps": float(text.get("layer_norm_eps", 1e-6)),
             "pad_token": int(text.get("pad_token_id", 1)),
+            "antialias": naflex,
         }
+        patch = image.get("patch_size", 16)
         told = {
             "image width": image.get("hidden_size", 768), "image blocks": image.get("num_hidden_layers", 12),
-            "patch": image.get("patch_size", 16), "text width": text.get("hidden_size", 768),
+            "patch": patch[0] if isinstance(patch, list) and len(set(patch)) == 1 else patch,
+            "text width": text.get("hidden_size", 768),
             "text blocks": text.get("num_hidden_layers", 12), "words": text.get("vocab_size", 32000),
             "context": text.get("max_position_embeddings", 64),
+            "positions": image.get("num_patches", 256) if naflex else None,
             "embedding": text.get("projection_size") or text.get("hidden_size", 768),
         }  # fmt: skip
     except (TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -250,8 +266,9 @@ def _look(folder: Path, name: str) -> dict:
     return next(iter(found.values()), {})
 
 
-def of_open_clip(file: Path, weights: Mapping[str, Tensor], name: str) -> dict:
-    """Facts of an open_clip_config.json. What it leaves out has open_clip's own default.
+def of_open_clip(file: Path, weights: Mapping[str, Tensor], name: str, also: Collection[str] = ()) -> dict:
+    """Facts of an open_clip_config.json. What it leaves out has open_clip's own default. `also` are keys that its image
+    tower may have, which is then timm's: nothing is said of it.
 
     Raises:
         ModelError: it holds a value of the wrong kind, or describes other weights or no plain CLIP ViT.
@@ -262,7 +279,7 @@ def of_open_clip(file: Path, weights: Mapping[str, Tensor], name: str) -> dict:
         image, text = (model[part] for part in _PLAIN)
         for part, plain in _PLAIN.items():
             for key, one in model[part].items():
-                if one and key not in plain and one not in _PLAIN_VALUES.get(key, ()):
+                if one and key not in plain and key not in also and one not in _PLAIN_VALUES.get(key, ()):
                     raise ModelError(
                         f"{name} is no plain CLIP ViT: {file.name} sets {part}.{key} to {str(one)[:60]}. Give another "
                         "CLIP."
@@ -284,6 +301,8 @@ def of_open_clip(file: Path, weights: Mapping[str, Tensor], name: str) -> dict:
             "text blocks": text.get("layers", 12), "words": text.get("vocab_size", 49408),
             "context": text.get("context_length", 77), "embedding": model.get("embed_dim"),
         }  # fmt: skip
+        if also:
+            told = {key: one for key, one in told.items() if key not in ("image width", "image blocks", "patch")}
         look = tree.get("preprocess_cfg") or {}
         channels = {key: look.get(key, default) for key, default in (("mean", CLIP_MEAN), ("std", CLIP_STD))}
     except (TypeError, ValueError, KeyError, OverflowError, IndexError, AttributeError, ZeroDivisionError) as error:
@@ -352,6 +371,38 @@ def of_timm_siglip(file: Path, weights: Mapping[str, Tensor], name: str) -> dict
         ) from error
     _check_sizes(told, weights, file.name, name)
     return facts | channels
+
+
+def of_timm_eva(file: Path, weights: Mapping[str, Tensor], name: str) -> dict:
+    """Facts of an EVA-02-CLIP whose image tower is timm's, by its open_clip_config.json; the rest of it is open_clip's.
+
+    Raises:
+        ModelError: as for `of_open_clip`; or it is not there, or names another tower of timm's.
+    """
+    if not file.is_file():
+        raise ModelError(
+            f"{name} is an EVA of open_clip's, of which the weights don't say all; put its {file.name} beside it."
+        )
+    tree = read_json(file, name)
+    try:
+        image = (tree.get("model_cfg") or tree)["vision_cfg"]
+        timm, pool, proj = str(image["timm_model_name"]), image.get("timm_pool"), image.get("timm_proj")
+        patch = re.search(r"_patch(\d+)_", timm)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ModelError(
+            f"{name}: {file.name} lacks a value or holds one of the wrong kind ({reason(error)}); fetch it anew."
+        ) from error
+    heads = next((one for start, one in _TIMM_EVA.items() if timm.startswith(start)), None)
+    if heads is None or patch is None or pool != "token" or proj:
+        raise ModelError(
+            f"{name}: its {file.name} names {timm[:60]} with pool {str(pool)[:20]} and projection {str(proj)[:20]}, "
+            f"expected one of {', '.join(_TIMM_EVA)}… with pool token and none. Give another."
+        )
+    facts = of_open_clip(file, weights, name, {"timm_model_name"})
+    _check_sizes({"patch": int(patch[1])}, weights, file.name, name)
+    return facts | {
+        "image_heads": heads, "image_activation": SWIGLU, "image_eps": _TIMM_EPS, "image_turned": _EVA_GRID
+    }  # fmt: skip
 
 
 def of_file(path: Path, stored: Stored, weights: Mapping[str, Tensor], name: str, said: Said) -> dict:

@@ -247,8 +247,9 @@ class FrozenClip(nn.Module):
             weights.data = aligned(weights.data)
         for block in self.image.blocks:
             block.to(getattr(torch, precision))
-            block.ln1.float()
-            block.ln2.float()
+            for norm in block.modules():
+                if isinstance(norm, nn.LayerNorm):
+                    norm.float()
         if digest:  # rounding makes no other CLIP of the weights that came
             self._hashed = self._now(), digest
         return self
@@ -401,6 +402,7 @@ class FrozenClip(nn.Module):
         """`encode` up to the last block; see there."""
         x, grid = self._embed_patches(pixels)
         tokens = x.shape[1]
+        turn = self.image.turn(grid)
         first_averaged = max(0, self.layers - attention_blocks)
         averaged = self.layers - first_averaged
         held = averaged if apart else min(averaged, 1)
@@ -408,7 +410,7 @@ class FrozenClip(nn.Module):
         outputs: list[Tensor] = []
         for number, block in enumerate(self.image.blocks[:-1]):
             attention = sums[(number - first_averaged) % held] if number >= first_averaged else None
-            x, _ = through(block, x, attention=attention, keep=False)
+            x, _ = through(block, x, attention=attention, keep=False, turn=turn)
             if keep_blocks:
                 outputs.append(x[:, self.image.first :])
         return Trunk(grid, x, tuple(sums), averaged, apart, tuple(outputs) if keep_blocks else None)
@@ -419,7 +421,8 @@ class FrozenClip(nn.Module):
         are used up."""
         sums, averaged, first = trunk.sums, trunk.averaged, self.image.first
         attention = sums[-1] if sums else None
-        x, inside = through(self.image.blocks[-1], trunk.residual, attention=attention, keep=keep_last)
+        turn = self.image.turn(trunk.grid)
+        x, inside = through(self.image.blocks[-1], trunk.residual, attention=attention, keep=keep_last, turn=turn)
         return Features(
             grid=trunk.grid,
             patches=self.project(x[:, first:]),
@@ -437,9 +440,10 @@ class FrozenClip(nn.Module):
         Raises:
             ModelError: H or W is not a multiple of the patch.
         """
-        x, _ = self._embed_patches(pixels)
+        x, grid = self._embed_patches(pixels)
+        turn = self.image.turn(grid)
         for block in self.image.blocks:
-            x = plainly(block, x) if x.requires_grad else through(block, x, keep=False)[0]
+            x = plainly(block, x, turn=turn) if x.requires_grad else through(block, x, keep=False, turn=turn)[0]
         return F.normalize(self.image.whole(x), dim=-1)
 
     def project(self, tokens: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows D"]:
@@ -463,11 +467,11 @@ class FrozenClip(nn.Module):
         return self.image.begin(patches, self._positions(grid)), grid
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """Position embeddings (T, width) on a new grid: bilinear, half-pixel centres."""
+        """Position embeddings (T, width) on a new grid: bilinear, half-pixel centres; antialiased for NaFlex."""
         first = self.image.first
         known = round((self.image.positions.shape[0] - first) ** 0.5)
         if grid == (known, known):
             return self.image.positions
         square = self.image.positions[first:].T.reshape(1, self.width, known, known)
-        moved = F.interpolate(square, size=grid, mode="bilinear", align_corners=False)
+        moved = F.interpolate(square, size=grid, mode="bilinear", antialias=self.architecture.antialias)
         return torch.cat([self.image.positions[:first], moved[0].flatten(1).T])

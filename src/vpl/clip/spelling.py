@@ -1,8 +1,9 @@
 """Spellings of weights -> the names of model.py: OpenAI's and transformers' of CLIP, transformers' and open_clip's of
-SigLIP, whose image tower is timm's there."""
+SigLIP, whose image tower is timm's there, and open_clip's of EVA-02, whose is too."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -83,10 +84,24 @@ _TIMM_SIGLIP = {key: one for key, one in _OPENAI.items() if not key.startswith((
     "text_projection.bias": "text.bias",
     "logit_bias": "bias",
 }
+_TIMM_EVA_BLOCK = {
+    "attn.norm": "ln_out", "mlp.fc1_g": "gate", "mlp.fc1_x": "up", "mlp.norm": "ln_in", **_TIMM_BLOCK
+}  # fmt: skip
+_TIMM_EVA = {key: one for key, one in _OPENAI.items() if not key.startswith("visual.")} | {
+    f"{_TRUNK}cls_token": "image.start",
+    f"{_TRUNK}pos_embed": "image.positions",
+    f"{_TRUNK}patch_embed.proj.weight": "image.patch",
+    f"{_TRUNK}patch_embed.proj.bias": "image.patch_bias",
+    f"{_TRUNK}norm": "image.ln_post",
+    f"{_TRUNK}head.weight": "image.projection",
+    f"{_TRUNK}head.bias": "image.bias",
+    f"{_TRUNK}blocks": "image.blocks",
+}
 _ANCHORS = (
     "visual.class_embedding", "vision_model.embeddings.class_embedding", "vision_model.head.probe",
-    f"{_TRUNK}attn_pool.latent",
+    f"{_TRUNK}attn_pool.latent", f"{_TRUNK}blocks.0.mlp.fc1_g.weight",
 )  # fmt: skip
+_EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
 _TURNED = ("visual_projection.weight", "text_projection.weight", "text_model.head.weight")
 """transformers' projections, which multiply from the left."""
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
@@ -106,10 +121,10 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
         raise ModelError(
             f"{name} is a CLIP with a ResNet image encoder; expected a vision transformer. Use ViT-B-16 or another ViT."
         )
-    if _ANCHORS[3] not in state and any(key.startswith(_TRUNK) for key in state):
+    if not {_ANCHORS[3], _ANCHORS[4]} & state.keys() and any(key.startswith(_TRUNK) for key in state):
         raise ModelError(
-            f"{name} has an image tower of timm's that is no SigLIP's with its pooling head, as open_clip's files of "
-            "EVA have; it is not read here. Give another CLIP."
+            f"{name} has an image tower of timm's that is neither a SigLIP's with its pooling head nor an EVA-02's "
+            "with gates, as open_clip's files of EVA-01 and EVA02-E have; it is not read here. Give another CLIP."
         )
     if not any(anchor in state for anchor in _ANCHORS):
         raise ModelError(
@@ -121,6 +136,8 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
             found = _renamed(state, _OPENAI, _OPENAI_BLOCK)
         elif _ANCHORS[3] in state:
             found = _renamed(_of_timm(state), _TIMM_SIGLIP, _TIMM_BLOCK)
+        elif _ANCHORS[4] in state:
+            found = _renamed(_of_eva(state), _TIMM_EVA, _TIMM_EVA_BLOCK)
         else:
             names = _SIGLIP if _ANCHORS[2] in state else _HF
             found = _renamed(_like_openais(state), names, _HF_BLOCK)
@@ -132,6 +149,11 @@ def canonical(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     if not any(key.startswith("text.") for key in found):
         raise ModelError(f"{name} holds the image tower alone; expected both towers. Give the original weights.")
     return found
+
+
+def flattened(state: Mapping[str, Tensor]) -> bool:
+    """Whether transformers' tensors are a SigLIP 2's that embeds flattened patches of any grid (NaFlex)."""
+    return any(key.endswith(_EMBEDDING) and tensor.ndim == 2 for key, tensor in state.items())
 
 
 def _unwrapped(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
@@ -188,6 +210,31 @@ def _of_timm(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
+def _of_eva(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """open_clip's tensors of an EVA-02 with rows as such, a projection that multiplies from the right, and q, k and v
+    in one; k has no bias there."""
+    result: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        block, _, leaf = key.partition(".attn.")
+        asked = {one: state.get(f"{block}.attn.{one}_proj.{leaf.removeprefix('q_proj.')}") for one in "qkv"}
+        if leaf == "q_proj.bias":
+            asked["k"] = torch.zeros_like(tensor)
+        if not leaf.startswith(("q_proj.", "k_proj.", "v_proj.")):
+            result[key] = tensor
+        elif leaf.startswith("q_proj.") and all(one is not None for one in asked.values()):
+            result[f"{block}.attn.qkv.{leaf.removeprefix('q_proj.')}"] = torch.cat(
+                [one for one in asked.values() if one is not None]
+            )
+    for key in (f"{_TRUNK}cls_token", f"{_TRUNK}pos_embed"):
+        if key in result:
+            result[key] = result[key].reshape(-1, result[key].shape[-1])
+    if (start := f"{_TRUNK}cls_token") in result:
+        result[start] = result[start].flatten()
+    if (head := f"{_TRUNK}head.weight") in result:
+        result[head] = result[head].T
+    return result
+
+
 def _like_openais(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """transformers' tensors with projections that multiply from the right, and q, k and v in one."""
     result: dict[str, Tensor] = {}
@@ -196,6 +243,9 @@ def _like_openais(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             tensor = tensor.reshape(-1)
         elif key in ("logit_scale", "logit_bias"):
             tensor = tensor.reshape(())
+        elif key == _EMBEDDING and tensor.ndim == 2:  # a row of it goes over pixels first, then their colours
+            side = math.isqrt(tensor.shape[1] // 3)
+            tensor = tensor.reshape(-1, side, side, 3).permute(0, 3, 1, 2)
         key = key.replace("head.attention.in_proj_", "head.attention.qkv.")
         block, _, leaf = key.partition(".self_attn.")
         part, _, kind = leaf.partition("_proj.")

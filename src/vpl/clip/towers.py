@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vpl.clip.block import Block, Pool
-from vpl.clip.facts import GELU, GELU_TANH, QUICK, Architecture
+from vpl.clip.block import Block, Pool, rotation
+from vpl.clip.facts import GELU, GELU_TANH, QUICK, SWIGLU, Architecture
 from vpl.errors import ModelError
 
 
@@ -27,10 +27,12 @@ class _Tower(nn.Module):
 
 class ImageTower(_Tower):
     """CLIP's: a class token goes before the patches (`first` = 1), and its answer is projected. SigLIP's (`dim` None):
-    there is none (`first` = 0), and a pooling head asks the patches."""
+    there is none (`first` = 0), and a pooling head asks the patches. EVA's (`turned`) is CLIP's without a first
+    norm, with biases, and patches that know their place in every block."""
 
-    def __init__(self, width: int, patch: int, grid: int, dim: int | None, **shared: Any):
+    def __init__(self, width: int, patch: int, grid: int, dim: int | None, turned: int | None = None, **shared: Any):
         super().__init__(width, **shared)
+        self.turned = turned
         self.first = 0 if dim is None else 1
         self.patch = nn.Parameter(torch.empty(width, 3, patch, patch))
         self.positions = nn.Parameter(torch.empty(self.first + grid * grid, width))
@@ -41,20 +43,39 @@ class ImageTower(_Tower):
             self.pool = Pool(width, inner, heads, activation, shared["eps"])
         else:
             self.start = nn.Parameter(torch.empty(width))
-            self.ln_pre = nn.LayerNorm(width, eps=shared["eps"])
             self.projection = nn.Parameter(torch.empty(width, dim))
+            if turned is None:
+                self.ln_pre = nn.LayerNorm(width, eps=shared["eps"])
+            else:
+                self.patch_bias = nn.Parameter(torch.empty(width))
+                self.bias = nn.Parameter(torch.empty(dim))
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a CLIP's own, of which the seeds know the backward in closed form."""
+        return self.first == 1 and self.turned is None
+
+    def turn(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor] | None:
+        """By what its blocks turn q and k on this grid; None: they don't."""
+        if self.turned is None:
+            return None
+        return rotation(grid, len(self.start) // self.heads, self.turned, self.start.device)
 
     def begin(self, patches: Tensor, positions: Tensor) -> Tensor:
         """Tokens (N, T, width) that enter the first block, from embedded patches (N, hw, width)."""
         if not self.first:
             return patches + self.patch_bias + positions
         start = self.start.expand(len(patches), 1, -1)
+        if self.turned is not None:
+            return torch.cat([start, patches + self.patch_bias], 1) + positions
         return self.ln_pre(torch.cat([start, patches], 1) + positions)
 
     def project(self, tokens: Tensor) -> Tensor:
         """Tokens (…, width) that left the last block, each on its own, in the joint space (…, D)."""
         post = self.ln_post(tokens)
-        return post @ self.projection if self.first else self.pool.alone(post)
+        if not self.first:
+            return self.pool.alone(post)
+        return post @ self.projection if self.turned is None else post @ self.projection + self.bias
 
     def whole(self, tokens: Tensor) -> Tensor:
         """The image's own embedding (N, D), not normalised: of the class token, or what the pooling head hears."""
@@ -85,7 +106,11 @@ def towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str)
         width = shape("image.patch", 4)[0] if side == "image" else shape("text.projection", 2)[0]
         if heads < 1 or width % heads:
             raise ModelError(f"{name}: {heads} attention heads do not divide {width} columns. Correct it.")
-        if activation not in (QUICK, GELU, GELU_TANH):
+        if (activation == SWIGLU) != (f"{side}.blocks.0.gate.weight" in weights):
+            raise ModelError(
+                f"{name}: the activation {activation!r} does not fit its {side} tower's blocks. Correct it."
+            )
+        if activation not in (QUICK, GELU, GELU_TANH, SWIGLU):
             raise ModelError(f"{name}: the activation {activation!r} is unknown; expected quick_gelu or gelu.")
         if not 0 < eps < 1:
             raise ModelError(f"{name}: LayerNorm's epsilon is {eps}; expected a small number such as 1e-05.")
@@ -107,7 +132,7 @@ def towers(weights: Mapping[str, Tensor], architecture: Architecture, name: str)
         raise ModelError(f"{name}: texts have {dim} columns and images {width}; expected one joint space.")
     words, text_width = shape("text.words", 2)
     image = ImageTower(
-        width, patch, grid, None if pooled else dim,
+        width, patch, grid, None if pooled else dim, architecture.image_turned,
         **shared("image", architecture.image_heads, architecture.image_activation, architecture.image_eps),
     )  # fmt: skip
     text = TextTower(

@@ -14,14 +14,18 @@ from torch import Tensor
 
 from vpl.clip.archives import read_tensors, reason
 from vpl.clip.facts import (
+    CLIP,
     CONFIG,
     LOOKS,
     OPEN_CLIP_CONFIG,
+    SIGLIP,
+    SIGLIP2,
     Architecture,
     Said,
     of_file,
     of_open_clip,
     of_siglip,
+    of_timm_eva,
     of_timm_siglip,
     of_transformers,
     read_json,
@@ -29,7 +33,7 @@ from vpl.clip.facts import (
     sizes,
 )
 from vpl.clip.places import POCKET, place_of
-from vpl.clip.spelling import canonical
+from vpl.clip.spelling import canonical, flattened
 from vpl.clip.tokens import OPENAI_WORDS, Tokenize, folder_tokenizer, openai_tokenizer, siglip_tokenizer
 from vpl.errors import ModelError
 
@@ -40,8 +44,6 @@ TRANSFORMERS = (
 )  # fmt: skip
 OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
 """Files of weights, the first that is there is read."""
-CLIP, SIGLIP = "clip", "siglip"
-"""Kinds of model in transformers' format that are read, by config.json's model_type."""
 TEXTS = (
     CONFIG, OPEN_CLIP_CONFIG, *LOOKS, "tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json",
     "special_tokens_map.json", "spiece.model",
@@ -100,7 +102,7 @@ def read(name: str, said: Said | None = None) -> Found:
 def _chosen(files: Collection[str], config: Mapping) -> str | None:
     """The file of weights that is read: transformers', or open_clip's where its configuration alone is a CLIP's."""
     own, theirs = (next((file for file in known if file in files), None) for known in (TRANSFORMERS, OPEN_CLIP))
-    return theirs if theirs and (own is None or config.get("model_type") not in (CLIP, SIGLIP)) else own
+    return theirs if theirs and (own is None or config.get("model_type") not in (CLIP, SIGLIP, SIGLIP2)) else own
 
 
 def from_hub(name: str) -> Path:
@@ -161,10 +163,10 @@ def _read_folder(folder: Path, name: str, said: Said) -> Found:
         return _read_file(folder / chosen, name, said)
     config = read_json(folder / CONFIG, name)
     kind = config.get("model_type", "clip")
-    if kind not in (CLIP, SIGLIP):
+    if kind not in (CLIP, SIGLIP, SIGLIP2):
         raise ModelError(
-            f"{name} is a {kind!r} model; expected a CLIP or SigLIP with a vision transformer (model_type clip or "
-            "siglip; of SigLIP 2 those of a fixed size, whose type is siglip too)."
+            f"{name} is a {kind!r} model; expected a CLIP or SigLIP with a vision transformer (model_type clip, "
+            "siglip or siglip2)."
         )
     if chosen is None:
         raise ModelError(f"{name} holds neither model.safetensors nor pytorch_model.bin; give the complete folder.")
@@ -174,10 +176,10 @@ def _read_folder(folder: Path, name: str, said: Said) -> Found:
             raise ModelError(f"{name} lacks {file}, one of the files of its weights; fetch it anew.")
         state |= read_tensors(folder / file, name).tensors
     weights = canonical(state, name)
-    if (kind == SIGLIP) != ("image.pool.probe" in weights):
+    if kind != (CLIP if "image.pool.probe" not in weights else SIGLIP2 if flattened(state) else SIGLIP):
         raise ModelError(f"{name}: {CONFIG} says {kind}, and its weights are another model's; fetch both anew.")
-    facts = (of_siglip if kind == SIGLIP else of_transformers)(folder, config, weights, name)
-    reader = siglip_tokenizer if kind == SIGLIP else folder_tokenizer
+    facts = (of_transformers if kind == CLIP else of_siglip)(folder, config, weights, name)
+    reader = folder_tokenizer if kind == CLIP else siglip_tokenizer
     tokenizer = reader(folder, name, sizes(weights)["context"], sizes(weights)["words"])
     architecture, mean, std = settled(facts, said, name)
     return Found(weights, architecture, tokenizer, mean, std)
@@ -206,6 +208,9 @@ def _read_file(path: Path, name: str, said: Said) -> Found:
     if "image.pool.probe" in weights:
         facts = of_timm_siglip(beside, weights, name)
         tokenizer = siglip_tokenizer(path.parent, name, context, words, bare=True)
+    elif "image.blocks.0.gate.weight" in weights:
+        facts = of_timm_eva(beside, weights, name)
+        tokenizer = folder_tokenizer(path.parent, name, context, words)
     elif beside.is_file() and stored.program is None:
         facts = of_open_clip(beside, weights, name)
         tokenizer = folder_tokenizer(path.parent, name, context, words)

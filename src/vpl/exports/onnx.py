@@ -99,7 +99,11 @@ class _Traced(Sight):
         rows = self.pixels[0].reshape(3, h, side, w, side).permute(1, 3, 0, 2, 4).reshape(1, h * w, 3 * side * side)
         known = round((tower.positions.shape[0] - tower.first) ** 0.5)
         square = tower.positions[tower.first :].T.reshape(1, -1, known, known)
-        moved = to_pixels(square, self._grid)[0].flatten(1).T
+        if clip.architecture.antialias:
+            down, across = (_weights(known, new, _linear, 1) for new in self._grid)
+            moved = (down @ square[0] @ across.T).flatten(1).T
+        else:
+            moved = to_pixels(square, self._grid)[0].flatten(1).T
         x = tower.begin(rows @ tower.patch.flatten(1).T, torch.cat([tower.positions[: tower.first], moved]))
         tokens = []
         for block in tower.blocks:
@@ -148,6 +152,10 @@ def _cubic(x: Tensor) -> Tensor:
     return near.where(x < 1, far.where(x < 2, 0.0))
 
 
+def _linear(x: Tensor) -> Tensor:
+    return (1 - x.abs()).clamp(min=0)
+
+
 def _lanczos(x: Tensor) -> Tensor:
     """Pillow's Lanczos: sinc windowed by a sinc three times as wide."""
     return (torch.sinc(x) * torch.sinc(x / 3)).where(x.abs() < 3, 0.0)
@@ -167,6 +175,8 @@ def write(
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise ModelError('onnx and onnxscript are not installed; pip install "vpl-seg[onnx]".') from error
+    if head.reads_clip and clip is not None and clip.image.turned is not None:
+        raise ModelError(f"{clip.name} turns patches by their place (EVA), which vpl does not export to ONNX.")
     network = Graph(card, head, clip).eval()
     any_size = torch.export.Dim.DYNAMIC
     example = torch.zeros((5 * card.patch + 3, 7 * card.patch + 1, 3), dtype=torch.uint8)

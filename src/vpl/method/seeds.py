@@ -127,7 +127,7 @@ def seeds(
             s = torch.stack([probabilities[n] for n in these])
             d_patch = _score_gradients(mean[part], p, s, k, scale) / (h * w)
             last = LastBlock(*(getattr(features.last, name)[part] for name in LastBlock.__dataclass_fields__))
-            alpha = _weights(clip, last, d_patch @ clip.image.projection.T) if first else _recorded(clip, last, d_patch)
+            alpha = _alpha(clip, last, d_patch, features.grid)
             cam = torch.relu(alpha @ last.a[:, first:].transpose(1, 2)).unflatten(2, (h, w))
             for n, one in zip(these, cam, strict=True):
                 cams[n] = minmax(minmax(one))  # the reference does it twice
@@ -164,15 +164,15 @@ class Slopes:
         e, rows = mean / norm, prototypes.to(features.patches).double()
         cotangents = ((rows - (rows @ e.T) * e) / norm / (h * w)).float()
         parts = cotangents.split(_SLOPES_AT_ONCE)
-        self._beta = torch.cat([_weights(clip, features.last, one[None] @ clip.image.projection.T)[0] for one in parts])
+        self._beta = torch.cat([_alpha(clip, features.last, one[None], features.grid)[0] for one in parts])
+        self._own = features.last.a[0, clip.image.first :]
 
     def seeds(self, count: int, scale: float) -> Float[Tensor, "K h w"]:
         """Maps of the first `count` rows, as `seeds` makes them."""
-        assert self._features.last is not None
         s = scores(self._features, [self._prototypes], scale)[0].double()
         beta = self._beta.double()
         alpha = (scale * s[:count, None] * (beta[:count] - s @ beta)).to(self._features.patches)
-        cam = torch.relu(alpha @ self._features.last.a[0, 1:].T.to(alpha)).unflatten(1, self._features.grid)
+        cam = torch.relu(alpha @ self._own.T.to(alpha)).unflatten(1, self._features.grid)
         return minmax(minmax(cam))
 
 
@@ -216,21 +216,34 @@ def _folded(clip: FrozenClip) -> tuple[Tensor, Tensor]:
     return known
 
 
+def _alpha(
+    clip: FrozenClip, last: LastBlock, d_patch: Float[Tensor, "N K D"], grid: tuple[int, int]
+) -> Float[Tensor, "N K width"]:
+    """α, from the cotangent that all patches in the joint space share: in closed form where that holds."""
+    if clip.image.plain:
+        return _weights(clip, last, d_patch @ clip.image.projection.T)
+    return _recorded(clip, last, d_patch, grid)
+
+
 def _weights(clip: FrozenClip, last: LastBlock, d_token: Float[Tensor, "N K width"]) -> Float[Tensor, "N K width"]:
     """α: mean over patch tokens of the gradient at A, given the one cotangent that all LN-post outputs share."""
     d_out = _through_mlp(clip, last, d_token)
     return _through_attention(clip, last, d_out)
 
 
-def _recorded(clip: FrozenClip, last: LastBlock, d_patch: Float[Tensor, "N K D"]) -> Float[Tensor, "N K width"]:
-    """`_weights` by autograd, for an encoder whose patches go through a head that is no matrix: a backward for each tag
-    through head and block, whose graph is recorded once."""
+def _recorded(
+    clip: FrozenClip, last: LastBlock, d_patch: Float[Tensor, "N K D"], grid: tuple[int, int]
+) -> Float[Tensor, "N K width"]:
+    """`_weights` by autograd, for an encoder whose patches go through a head that is no matrix, or whose block is not a
+    CLIP's own: a backward for each tag through head and block, whose graph is recorded once."""
+    first = clip.image.first
     with torch.enable_grad():
         a = last.a.detach().requires_grad_()
-        patches = clip.image.project(plainly(clip.image.blocks[-1], last.residual, a).float())
+        output = plainly(clip.image.blocks[-1], last.residual, a, clip.image.turn(grid))
+        patches = clip.image.project(output[:, first:].float())
         given = [torch.autograd.grad(patches, a, one[:, None].expand_as(patches), retain_graph=True)[0]
                  for one in d_patch.unbind(1)]  # fmt: skip
-    return torch.stack([one.mean(1) for one in given], 1)
+    return torch.stack([one[:, first:].mean(1) for one in given], 1)
 
 
 def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:

@@ -88,10 +88,10 @@ def dense(
         near = F.pad(_nearness(grid, likeness.std).to(last.qkv), (tower.first, 0, tower.first, 0))
     if likeness.pairs:
         heard = attend(last.qkv, pairs=likeness.pairs, near=near)
-    y = linear(block.out, heard.flatten(2)).float()
+    y = linear(block.out, block.said(heard)).float()
     if likeness.whole:
         y = last.residual + y
-        hidden = linear(block.up, block.ln2(y).to(last.qkv.dtype))
+        hidden = block.thought(block.ln2(y).to(last.qkv.dtype), linear)
         y = y + linear(block.down, activate(hidden, block.activation))
     return tower.project(y[:, tower.first :])
 
