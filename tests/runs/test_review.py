@@ -128,6 +128,13 @@ def test_a_damaged_file_is_told(tmp_path, text):
         Review(tmp_path)
 
 
+def test_a_painted_mask_that_is_gone_is_told(tmp_path):
+    Review(tmp_path).paint("d", np.zeros((2, 2), np.uint8), CLASSES, Decision().revision)
+    (tmp_path / "corrected" / "d.png").unlink()
+    with pytest.raises(RunError, match=r"the painted mask of d is gone from corrected/"):
+        review.taught(tmp_path)
+
+
 def test_what_is_no_decision_is_refused(tmp_path):
     made, nothing = Review(tmp_path), Decision().revision
     with pytest.raises(DataError, match="expected accept or reject"):

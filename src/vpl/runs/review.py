@@ -179,7 +179,9 @@ def _decision(folder: Path, id: str, decision: str, tags: str, corrected: str) -
     if decision not in DECISIONS:
         raise ValueError(f"the decision {decision!r}")
     mask = folder / CORRECTED / f"{id}.png"
-    return Decision(decision, _tags(tags), _digest(mask) if corrected and mask.is_file() else "")
+    if corrected and not mask.is_file():
+        raise ValueError(f"the painted mask of {id} is gone from {CORRECTED}/")
+    return Decision(decision, _tags(tags), _digest(mask) if corrected else "")
 
 
 @functools.lru_cache(maxsize=4096)
