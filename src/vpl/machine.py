@@ -6,7 +6,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -45,8 +45,19 @@ def native_bfloat16(device: torch.device) -> bool:
 
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    told: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
-    return bool(told.get("avx512_bf16") or told.get("amx_bf16"))
+    return device.type == "cpu" and bool(_capabilities().get("avx512_bf16") or has_tiles())
+
+
+def has_tiles() -> bool:
+    """Whether the CPU multiplies bfloat16 by tiles (AMX), an order of magnitude above its float32."""
+    return bool(_capabilities().get("amx_bf16"))
+
+
+def _capabilities() -> Mapping[str, object]:
+    """What torch knows of the CPU."""
+    import torch
+
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 def precision_of(name: str, device: str) -> str:

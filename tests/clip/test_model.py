@@ -134,7 +134,9 @@ def test_many_patches_go_in_parts_and_head_by_head(clips, monkeypatch, scores, r
         torch.testing.assert_close(parts.last.hidden, plain.last.hidden, atol=2e-5, rtol=1e-4)
 
 
-def test_bfloat16_is_close(clip_folders, clips):
+@pytest.mark.parametrize("tiles", [False, True])
+def test_bfloat16_is_close(clip_folders, clips, tiles, monkeypatch):
+    monkeypatch.setattr("vpl.clip.block.has_tiles", lambda: tiles)
     for size, folder in clip_folders.items():
         half = FrozenClip.load(folder, device="cpu", precision="bfloat16")
         assert half.dtype == torch.bfloat16 and half.image.blocks[0].ln1.weight.dtype == torch.float32
@@ -143,6 +145,8 @@ def test_bfloat16_is_close(clip_folders, clips):
         assert ours.patches.dtype == ours.attention.dtype == torch.float32
         assert F.cosine_similarity(ours.patches, exact.patches, dim=2).min() > 0.999
         assert (ours.attention - exact.attention).abs().max() < 0.01
+        without = half.encode(pixels, attention_blocks=0).patches
+        assert F.cosine_similarity(without, exact.patches, dim=2).min() > 0.999
         assert torch.equal(half.encode_texts(["a dog"]), clips[size].encode_texts(["a dog"]))
         assert half.weights_hash == clips[size].weights_hash, "it is the same CLIP"
         half.image.blocks[0].qkv.weight.data.mul_(2)

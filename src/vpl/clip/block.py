@@ -32,7 +32,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vpl.clip.facts import SWIGLU
-from vpl.machine import shared
+from vpl.machine import has_tiles, shared
 
 QUICK_GELU_SLOPE = 1.702
 ROTARY_BASE = 10000.0
@@ -183,8 +183,8 @@ def through(
     a = block.ln1(x)
     qkv = turned(_by_rows(block.qkv, a.to(dtype)).unflatten(-1, (3, block.heads, -1)), turn)
     on_cpu = x.device.type == "cpu"
-    # torch's fused attention is slow in bfloat16 on the CPU
-    if attention is None and (causal or not on_cpu or dtype == torch.float32):
+    # torch's fused attention is slow in bfloat16 on a CPU without tiles
+    if attention is None and (causal or not on_cpu or dtype == torch.float32 or has_tiles()):
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=causal).transpose(1, 2)
     else:
@@ -321,7 +321,7 @@ def attend(
                 given = torch.bmm(probabilities, value).unflatten(0, (-1, heads))
                 here[:, part] = given.transpose(1, 2)
                 if seen is not None:
-                    sums = probabilities.unflatten(0, (-1, heads)).sum(1, dtype=seen.dtype)
+                    sums = probabilities.unflatten(0, (-1, heads)).sum(1)  # in float32, rounded once
                     seen[:, part].add_(sums, alpha=1 / heads)
                 return
             for head in range(heads):
