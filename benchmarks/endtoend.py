@@ -142,7 +142,8 @@ class Task:
 
 
 def photographs(folder: Path, count: int, clip: str, images: Path | None, tags: Path | None) -> Task:
-    """So many photographs of 640x480: the first of a list, again and again, or drawn."""
+    """So many photographs of 640x480: the first of a list, each time round without another row and column of pixels
+    (equal files share their encoding), or drawn."""
     (folder / "images").mkdir(parents=True)
     rows, listed = [], ["file_name,tags"]
     if images and tags:
@@ -150,8 +151,9 @@ def photographs(folder: Path, count: int, clip: str, images: Path | None, tags: 
             rows = [row for row in csv.DictReader(file) if row["tags"]]
     for number in range(count):
         if rows:
-            row = rows[number % len(rows)]
-            image, own = Image.open(images / row["file_name"]).convert("RGB").resize(SIZE), row["tags"]
+            turn, place = divmod(number, len(rows))
+            image, own = Image.open(images / rows[place]["file_name"]).convert("RGB"), rows[place]["tags"]
+            image = image.resize(SIZE, box=(turn, turn, *image.size))
         else:
             image = Image.fromarray(synthetic(*SIZE, number))
             own = ";".join(DRAWN_TAGS[(number + step) % len(DRAWN_TAGS)] for step in range(1 + number % 5))

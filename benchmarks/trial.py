@@ -64,6 +64,7 @@ def run(repeats: int, photograph: Path | None = None) -> None:
     for name, config in {"standard": Config().with_values(quality("standard")), "one look": Config()}.items():
         took, made = timed(Trial, clip, 20, view, text, vision, config)
         print(f"{name}: encoding and slopes {took:.0f} ms, first quick answer {timed(made.quick, config)[0]:.0f} ms")
+        print(f"  all makers, which the page asks beside what its person does: {timed(made.prepare, config)[0]:.0f} ms")
         for key, values in MOVES.items():
             moved = [config.with_values({key: value}) for value in values]
             times = [timed(made.quick, one)[0] for _ in range(repeats) for one in moved]

@@ -32,7 +32,7 @@ from vpl.cli import main
 from vpl.config import Config, quality
 from vpl.edges import images
 from vpl.errors import DataError, ModelError, RunError
-from vpl.method import crf, masks
+from vpl.method import crf, looks, masks
 from vpl.method.refine import minmax
 from vpl.method.seeds import Slopes, seeds
 from vpl.method.views import View, encode
@@ -125,6 +125,28 @@ def test_what_stays_the_same_is_not_made_again(tiny_clip, monkeypatch):
     other = made.quick(config.with_values({"prototypes.image_temperature": 0.3}))
     assert (other["text"] == first["text"]).all() and made._made["text"] is kept["text"]
     assert made._made["maker sclip"] is kept["maker sclip"] and made._made["vision"] is not kept["vision"]
+
+
+def test_makers_are_asked_before_they_are_chosen(tiny_clip, monkeypatch):
+    view = View(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8), (0, 2), (40, 48))
+    text = torch.nn.functional.normalize(torch.randn(9, tiny_clip.dim, generator=torch.manual_seed(0)), dim=1)
+    config = Config().with_values(quality("standard"))
+    chosen = config.with_values({"looks.makers": ("words", "clearclip", "gradcam")})
+    fresh, made = (Trial(tiny_clip, 4, view, text, text.flip(1), config) for _ in range(2))
+    made.quick(config)
+    made.prepare(config)
+    wanted = fresh.quick(chosen)
+    for name in set(looks.MAKERS) - {looks.PAPER}:
+        monkeypatch.setitem(looks.MAKERS, name, lambda seen: pytest.fail("asked again"))
+    found = made.quick(chosen)
+    assert all((found[stage] == one).all() for stage, one in wanted.items())
+
+
+def test_after_the_first_answer_all_makers_are_asked(tryout):
+    key = tryout.look(b"", next(iter(tryout._samples)), "", "")["look"]
+    tryout.maps({"look": key})
+    every = {f"maker {name}" for name in looks.MAKERS if name != looks.PAPER}
+    wait(lambda: every <= set(tryout._trial(key)._made))
 
 
 def test_the_quick_answer_takes_a_few_rounds_of_the_crf(tiny_clip, monkeypatch):

@@ -72,9 +72,11 @@ def test_maps_are_as_near_to_float64_as_plain_float32_is(size, spread, most, cli
 
 
 @BOTH
+@pytest.mark.parametrize("rows", [7, 256])
 @pytest.mark.parametrize(("grid", "tags"), [((4, 5), 1), ((3, 7), 3), ((1, 6), 6), ((2, 2), 2)])
-def test_closed_form_is_plain_autograd(size, grid, tags, clips):
+def test_closed_form_is_plain_autograd(size, grid, tags, rows, clips, monkeypatch):
     clip = clips[size]
+    monkeypatch.setattr(seeds_module, "MLP_ROWS_AT_ONCE", rows)
     pixels = pixels_of(clip, 1, grid, seed=tags)
     prototypes = unit_rows(tags + 4, clip.dim, seed=tags)
     ours = seeds(clip, clip.encode(pixels), [prototypes], [tags], scale=8.0)

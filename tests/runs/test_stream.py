@@ -117,8 +117,8 @@ def test_batches_come_in_order_with_what_was_made_of_them(pipeline):
 
 def test_idle_cores_share_a_photograph_and_change_no_byte(tiny_clip, monkeypatch):
     """One photograph and three threads: pieces of a few rows are taken by several, and make what one thread makes."""
-    for name, at_once in (("MLP_ROWS_AT_ONCE", 8), ("CPU_SCORES_AT_ONCE", 1)):
-        monkeypatch.setattr(f"vpl.clip.block.{name}", at_once)
+    for name, at_once in (("clip.block.MLP_ROWS", 8), ("clip.block.CPU_SCORES", 1), ("method.seeds.MLP_ROWS", 8)):
+        monkeypatch.setattr(f"vpl.{name}_AT_ONCE", at_once)
     side, helped = tiny_clip.patch, []
     pixels = torch.rand(3, 7 * side, 9 * side, generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(Crew, "each", lambda *given, real=Crew.each: helped.append(1) or real(*given))

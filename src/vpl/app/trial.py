@@ -46,6 +46,9 @@ class Trial:
         text: text prototypes, the classes' rows first, then the background words'.
         vision: vision prototypes in this order; None: seeds are the text's.
         config: under which it is encoded; of other configurations `clip` and `prompts` are not read.
+
+    Attributes:
+        prepared: whether somebody has begun to `prepare` it.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class Trial:
     ):
         self.clip, self.classes, self.text, self.vision = clip, classes, text.to(clip.device), vision
         self.view = dataclasses.replace(view, size=view.image.shape[:2])
-        self._config, self._kept = config, crf.Kept()
+        self._config, self._kept, self.prepared = config, crf.Kept(), False
         self._lock, self._whole_lock = threading.Lock(), threading.Lock()
         self._made: dict[str, tuple[object, Any]] = {}
         self._slopes: Slopes | None = None
@@ -94,6 +97,14 @@ class Trial:
             sure = masks.sure_labels(shares, self.view, config.labels.confidence)[1]
             return {stage: one[0] for stage, one in found.items()} | {"labels": sure}
 
+    @torch.no_grad()
+    def prepare(self, config: Config) -> None:
+        """Ask the makers that nobody has chosen yet, so that choosing one answers at once; `quick` waits for none."""
+        every = dataclasses.replace(config.looks, makers=tuple(looks.MAKERS))
+        for name in looks.makers_of(every, len(self.text) - self.classes):
+            if name != looks.PAPER:
+                self._said(name, config)
+
     def whole(self, config: Config) -> Maps:
         """What a run makes under this configuration."""
         config = dataclasses.replace(config, clip=self._config.clip, prompts=self._config.prompts)
@@ -109,9 +120,10 @@ class Trial:
 
     def _once(self, name: str, key: object, make: Callable[[], _T]) -> _T:
         """What was made under this key, or made now; of each name the last one is kept."""
-        if name not in self._made or self._made[name][0] != key:
-            self._made[name] = key, make()
-        return self._made[name][1]
+        known = self._made.get(name)
+        if known is None or known[0] != key:
+            known = self._made[name] = key, make()
+        return known[1]
 
     def _map(self, stage: str, key: object, cam: Tensor, exponent: float) -> tuple[UInt8[np.ndarray, "H W"], Tensor]:
         return self._once(

@@ -168,6 +168,9 @@ class Tryout:
         start, trial = time.perf_counter(), self._trial(str(asked.get("look")))
         config = self._stored().with_values(_checked(asked.get("values", {})))
         made = trial.whole(config) if asked.get("whole") is True else trial.quick(config)
+        if not trial.prepared:
+            trial.prepared = True
+            threading.Thread(target=trial.prepare, args=(config,), name="makers", daemon=True).start()
         stages = [one for one in trial.stages if one in made]
         head = {"stages": stages, "seconds": round(time.perf_counter() - start, 4), "whole": asked.get("whole") is True}
         return json.dumps(head).encode() + b"\n" + b"".join(np.ascontiguousarray(made[one]).tobytes() for one in stages)

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vpl.clip.block import LastBlock, plainly
+from vpl.clip.block import MLP_ROWS_AT_ONCE, LastBlock, plainly
 from vpl.clip.block import slope as slope_of
 from vpl.clip.model import Features, FrozenClip
 from vpl.errors import VplError
@@ -248,9 +248,8 @@ def _recorded(
 
 def _normalised(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """LayerNorm's x̂ and 1/σ."""
-    variance, mean = torch.var_mean(x, -1, correction=0, keepdim=True)
-    inverse = torch.rsqrt(variance + eps)
-    return (x - mean) * inverse, inverse
+    normalised, _, inverse = torch.native_layer_norm(x, x.shape[-1:], None, None, eps)
+    return normalised, inverse
 
 
 def _through_mlp(clip: FrozenClip, last: LastBlock, d_token: Tensor) -> Float[Tensor, "N K hw width"]:
@@ -258,28 +257,35 @@ def _through_mlp(clip: FrozenClip, last: LastBlock, d_token: Tensor) -> Float[Te
     block, dtype = clip.image.blocks[-1], clip.dtype
     folded, at_zero = _folded(clip)
     down, out = block.down.weight, block.out.weight
-    x, inverse = _normalised(last.output[:, 1:], clip.image.ln_post.eps)
-    x2, inverse2 = _normalised(last.middle[:, 1:], block.ln2.eps)
+    output, middle, hidden = (one[:, 1:] for one in (last.output, last.middle, last.hidden))
     u = d_token * clip.image.ln_post.weight
     u = u - u.mean(2, keepdim=True)
-    c = u @ x.transpose(1, 2) / clip.width  # N K hw
-    hidden = last.hidden[:, 1:]
-    slope = slope_of(hidden, clip.image.activation).mul_(inverse.to(dtype))
-    shared = (x.to(dtype) @ down).mul_(slope)
-    u_hidden = u.to(dtype) @ down  # N K 4·width
-    # m = mean over columns of (dH Wup γ₂) x̂₂, without a pass over dH
-    reach = hidden - at_zero.to(dtype)
-    m = (u_hidden @ (slope * reach).transpose(1, 2)).float() - c * (shared * reach).sum(2, dtype=torch.float32)[:, None]
-    m = m / clip.width
-    x_out, x2_out = (x.to(dtype) @ out).float(), (x2.to(dtype) @ out).mul_(inverse2.to(dtype)).float()
-    d_out = (u @ out.float())[:, :, None] - c[..., None] * x_out[:, None]
-    d_out *= inverse[:, None]
-    d_out -= m[..., None] * x2_out[:, None]
-    d_hidden = torch.empty_like(slope)
-    for k in range(d_token.shape[1]):
-        torch.mul(slope, u_hidden[:, k, None], out=d_hidden)
-        d_hidden.addcmul_(shared, c[:, k, :, None].to(dtype), value=-1)
-        d_out[:, k].addcmul_((d_hidden @ folded).float(), inverse2)
+    u_out, u_hidden, at_zero = u @ out.float(), u.to(dtype) @ down, at_zero.to(dtype)  # N K width, N K 4·width
+    d_out = u.new_empty((*d_token.shape[:2], *output.shape[1:]))
+
+    def think(rows: slice) -> None:
+        x, inverse = _normalised(output[:, rows], clip.image.ln_post.eps)
+        x2, inverse2 = _normalised(middle[:, rows], block.ln2.eps)
+        c = u @ x.transpose(1, 2) / clip.width  # N K rows
+        slope = slope_of(hidden[:, rows], clip.image.activation).mul_(inverse.to(dtype))
+        common = (x.to(dtype) @ down).mul_(slope)
+        # m = mean over columns of (dH Wup γ₂) x̂₂, without a pass over dH
+        reach = hidden[:, rows] - at_zero
+        of_common = (common * reach).sum(2, dtype=torch.float32)[:, None]
+        m = (reach.mul_(slope) @ u_hidden.transpose(1, 2)).float().transpose(1, 2) - c * of_common
+        m = m / clip.width
+        x_out, x2_out = (x.to(dtype) @ out).float(), (x2.to(dtype) @ out).mul_(inverse2.to(dtype)).float()
+        own = u_out[:, :, None] - c[..., None] * x_out[:, None]
+        own *= inverse[:, None]
+        own -= m[..., None] * x2_out[:, None]
+        for k in range(d_token.shape[1]):
+            d_hidden = torch.mul(slope, u_hidden[:, k, None], out=reach)
+            d_hidden.addcmul_(common, c[:, k, :, None].to(dtype), value=-1)
+            d_out[:, k, rows] = own[:, k].addcmul_((d_hidden @ folded).float(), inverse2)
+
+    count = output.shape[1]
+    step = MLP_ROWS_AT_ONCE if d_out.device.type == "cpu" else count
+    shared(think, [slice(row, row + step) for row in range(0, count, step)])
     return d_out
 
 
@@ -295,17 +301,18 @@ def _through_attention(clip: FrozenClip, last: LastBlock, d_out: Tensor) -> Floa
     step = max(1, at_once // (count * tokens * tokens))
 
     def heard(own: slice) -> None:
-        query, key, value = last.qkv[:, :, :, own].float().permute(2, 0, 3, 1, 4)  # N heads T d
-        query = query[:, :, 1:]
+        qkv = last.qkv[:, :, :, own].permute(2, 0, 3, 1, 4)  # in the encoder's precision: 3 N heads T d
+        asking, asked, value = qkv[0, :, :, 1:], qkv[1], qkv[2].float()
         d = d_out.unflatten(3, (heads, depth))[..., own, :].permute(0, 3, 2, 1, 4)  # N heads hw K d
         spread = d.new_empty((*d.shape[:4], depth + 1))
         spread[..., :depth] = d
         d = spread[..., :depth]
         spread[..., depth] = (d * attended[:, :, own].float().transpose(1, 2)[:, :, :, None]).sum(4)
-        p = torch.softmax((query * scale) @ key.transpose(2, 3), 3)  # N heads hw T
-        received = (p.transpose(2, 3) @ spread.flatten(3)).unflatten(3, (tags, depth + 1))  # N heads T K d+1
+        p = torch.softmax((asking * scale) @ asked.transpose(2, 3), 3)  # N heads hw T
+        received = (spread.flatten(3).to(p.dtype).transpose(2, 3) @ p).float().transpose(2, 3)
+        received = received.unflatten(3, (tags, depth + 1))  # N heads T K d+1
         row_sum = (received[..., :depth] * value[:, :, :, None]).sum(4) - received[..., depth]  # N heads T K
-        to_class = p[..., :1]
+        to_class, query, key = p[..., :1].float(), asking.float(), asked.float()
         class_share = to_class * ((d @ value[:, :, :1, :, None]).squeeze(4) - spread[..., depth])
         parts[:, :, 0, own] = (scale * row_sum.transpose(2, 3) @ key).transpose(1, 2)
         parts[:, :, 1, own] = (-scale * class_share.transpose(2, 3) @ query).transpose(1, 2)
