@@ -60,8 +60,13 @@ def ask(server):
     return Asker(server)
 
 
+def whole_list(ask):
+    """The list, once the signs of all photographs are in it."""
+    return wait(lambda: (one := ask("list")[1])["signs"] == 5 and one)
+
+
 def test_the_list_and_the_pictures(ask, server):
-    told = wait(lambda: (one := ask("list")[1])["signs"] == 5 and one)
+    told = whole_list(ask)
     assert [row["decision"] for row in told["rows"]] == [""] * 5 and told["stages"][0] == "labels"
     row = told["rows"][2]
     _, photo, _ = ask("photograph", id=row["id"], side=20)
@@ -129,7 +134,7 @@ def test_what_is_too_large_is_refused_unread(ask, server):
 def test_a_fault_is_answered_and_a_full_disk_loses_nothing(ask, server, monkeypatch):
     printed = io.StringIO()
     monkeypatch.setattr(sys, "stderr", printed)
-    row = ask("list")[1]["rows"][0]
+    row = whole_list(ask)["rows"][0]
     asked = {"id": row["id"], "decision": "accept", "tags": row["tags"] * 2, "revision": row["revision"]}
     assert ask("decide", b"[" * 60_000)[0] == 400
     with monkeypatch.context() as patch:
