@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import zlib
+from urllib.parse import urlencode
 
 import numpy as np
 import pytest
@@ -147,6 +148,38 @@ def test_after_the_first_answer_all_makers_are_asked(tryout):
     tryout.maps({"look": key})
     every = {f"maker {name}" for name in looks.MAKERS if name != looks.PAPER}
     wait(lambda: every <= set(tryout._trial(key)._made))
+
+
+def test_ctrl_c_while_makers_are_asked_ends_the_page(folder):
+    """A thread that is inside torch when a program ends in the usual way aborts it."""
+    lines = (
+        "import sys, torch",
+        "from vpl.app.trial import Trial",
+        "from vpl.cli import main",
+        "def busy(self, config):",
+        "    print('busy', flush=True)",
+        "    while True: torch.rand(400, 400) @ torch.rand(400, 400)",
+        "Trial.prepare = busy",
+        "sys.exit(main(['app', *sys.argv[1:]]))",
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines), str(folder), "--device", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )  # fmt: skip
+    found = re.search(r"http://127\.0\.0\.1:(\d+)/([\w-]+)/", process.stdout.readline())
+
+    def post(name, body, **query):
+        connection = http.client.HTTPConnection("127.0.0.1", int(found[1]), timeout=60)
+        connection.request("POST", f"/{found[2]}/{name}?{urlencode(query)}", body)
+        return connection.getresponse().read()
+
+    look = json.loads(post("look", b"", id=next(iter((folder / "labels").rglob("*.png"))).stem))["look"]
+    post("maps", json.dumps({"look": look}))
+    while process.stdout.readline().strip() != "busy":
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0 and "review.csv" in out and "terminate" not in err
 
 
 def test_the_quick_answer_takes_a_few_rounds_of_the_crf(tiny_clip, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
 import shlex
 import sys
 import time
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from vpl.cli import show
 from vpl.cli.parser import KEYS, parser
@@ -291,7 +292,7 @@ def _clean(given: argparse.Namespace) -> int:
     return 0
 
 
-def _app(given: argparse.Namespace) -> int:
+def _app(given: argparse.Namespace) -> NoReturn:
     from vpl.app.room import Room
     from vpl.app.server import Server
     from vpl.app.tryout import Tryout
@@ -305,7 +306,9 @@ def _app(given: argparse.Namespace) -> int:
         server.serve_forever()
     if folder:
         print(f"what was decided is in {folder / 'review.csv'}; vpl run {folder} goes on from there.")
-    return 0
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+    os._exit(0)  # a thread that still answers is inside torch, which aborts a program that ends in the usual way
 
 
 def _report(given: argparse.Namespace) -> int:
